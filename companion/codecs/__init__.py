@@ -1,0 +1,1 @@
+"""Codecs: pictures to real bytes, and the cells those bytes name."""

@@ -1,0 +1,1 @@
+"""What trains and what measures: slower, resumable, with provenance."""
