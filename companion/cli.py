@@ -1,0 +1,183 @@
+"""The command line: `companion compress`, `decompress`, `verify`, `info`, `zoo`, `train`, …"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from companion.errors import CompanionError, StreamError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".jxl", ".bmp", ".tif", ".tiff")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except (CompanionError, OSError) as problem:
+        print(f"companion: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("companion: interrupted", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    top = argparse.ArgumentParser(prog="companion", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("compress", compress, "compress a picture, or every picture of a folder")
+    sub.add_argument("source", type=Path, help="a picture, or a folder of pictures")
+    sub.add_argument("target", type=Path, help="the .idem file to write, or a folder for them")
+    sub.add_argument("--codec", choices=("hyper", "elic"), default="elic")
+    sub.add_argument("--rate", type=int, choices=range(4), default=1, help="0 smallest, 3 best")
+    sub = command("decompress", decompress, "decompress a .idem file, or every one of a folder")
+    sub.add_argument("source", type=Path, help="a .idem file, or a folder of them")
+    sub.add_argument("target", type=Path, help="the PNG file to write, or a folder for them")
+    sub = command("verify", verify, "say whether a picture re-compresses to exactly this stream")
+    sub.add_argument("stream", type=Path, help="a .idem file")
+    sub.add_argument("picture", type=Path, help="a picture")
+    sub = command("info", info, "say what a .idem file holds")
+    sub.add_argument("stream", type=Path, help="a .idem file")
+    command("zoo", show_zoo, "list the models that are shipped")
+    sub = command("train", train, "train a model and put it into the zoo; resumes by itself")
+    sub.add_argument("what", choices=("codec",))
+    sub.add_argument("name", choices=("hyper", "elic"))
+    sub.add_argument("--rate", type=int, choices=range(4), action="append", help="only these rates")
+    sub.add_argument("--fraction", type=float, default=1.0, help="of the full number of steps")
+    sub.add_argument("--fresh", action="store_true", help="ignore what earlier runs left")
+    sub = command("bench", bench, "measure, and write the result into the package")
+    sub.add_argument("what", choices=("codecs",))
+    return top
+
+
+def pairs(source: Path, target: Path, kinds: tuple[str, ...], kind: str) -> list[tuple[Path, Path]]:
+    """Return (from, to) for one file, or for every file of a folder that has one of the kinds."""
+    if not source.exists():
+        raise CompanionError(f"{source} does not exist.")
+    if source.is_file():
+        return [(source, target / (source.stem + kind) if target.is_dir() else target)]
+    found = sorted(p for p in source.iterdir() if p.suffix.lower() in kinds)
+    if not found:
+        raise CompanionError(f"The folder {source} holds no file ending in {', '.join(kinds)}.")
+    target.mkdir(parents=True, exist_ok=True)
+    return [(p, target / (p.stem + kind)) for p in found]
+
+
+def with_progress(todo: list[tuple[Path, Path]], what: str) -> Iterator[tuple[Path, Path]]:
+    """Iterate with a progress bar where there is more than one file."""
+    from tqdm import tqdm
+
+    return iter(tqdm(todo, desc=what, unit="file", disable=len(todo) == 1))
+
+
+def compress(arguments: argparse.Namespace) -> int:
+    """Run `companion compress`."""
+    from companion.codecs import learned
+    from companion.photos import read_picture
+
+    codec = learned(arguments.codec, arguments.rate)
+    todo = pairs(arguments.source, arguments.target, PICTURES, ".idem")
+    for source, target in with_progress(todo, "compress"):
+        x = read_picture(source)
+        (stream,) = codec.compress(x[None])
+        target.write_bytes(stream)
+        bpp = 8 * len(stream) / (x.shape[-1] * x.shape[-2])
+        print(f"{target}: {len(stream):,} bytes, {bpp:.3f} bits per pixel")
+    return 0
+
+
+def decompress(arguments: argparse.Namespace) -> int:
+    """Run `companion decompress`."""
+    from companion.codecs import codec_of
+    from companion.photos import write_png
+
+    todo = pairs(arguments.source, arguments.target, (".idem",), ".png")
+    for source, target in with_progress(todo, "decompress"):
+        data = source.read_bytes()
+        codec = codec_of(data, source=str(source))
+        write_png(target, codec.synthesis(codec.read(data, source=str(source)))[0])
+        print(f"{target}: written")
+    return 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Run `companion verify`: 0 when the picture lies in the stream's cell, 1 when it does not."""
+    from companion.codecs import codec_of
+    from companion.photos import read_picture
+
+    data = arguments.stream.read_bytes()
+    codec = codec_of(data, source=str(arguments.stream))
+    target = codec.read(data, source=str(arguments.stream))
+    x = read_picture(arguments.picture)
+    if x.shape[-2:] != (target.height, target.width):
+        raise StreamError(
+            f"{arguments.picture} is {x.shape[-1]}×{x.shape[-2]}, the stream holds a picture of "
+            f"{target.width}×{target.height}."
+        )
+    mine = codec.symbols(x[None]).flat()
+    differ = int((mine != target.flat()).sum())
+    if differ:
+        print(f"different: {differ:,} of {len(mine):,} symbols differ")
+        return 1
+    print(f"the same: {arguments.picture} re-compresses to exactly these {len(data):,} bytes")
+    return 0
+
+
+def info(arguments: argparse.Namespace) -> int:
+    """Run `companion info`."""
+    from companion.codecs import codec_of
+    from companion.codecs.container import unpack
+
+    data = arguments.stream.read_bytes()
+    stream = unpack(data, source=str(arguments.stream))
+    bpp = 8 * len(data) / (stream.height * stream.width)
+    print(f"picture      {stream.width}×{stream.height}")
+    print(f"codec        {stream.codec}, weights {stream.fingerprint.hex()}")
+    print(f"size         {len(data):,} bytes, {bpp:.3f} bits per pixel")
+    codec = codec_of(data, source=str(arguments.stream))
+    symbols = codec.read(data, source=str(arguments.stream))
+    print(f"symbols      {len(symbols.flat()):,}, {(symbols.flat() != 0).sum():,} of them not zero")
+    print(f"entropy      {codec.entropy_bits(symbols) / 8:,.1f} bytes under the model")
+    return 0
+
+
+def show_zoo(arguments: argparse.Namespace) -> int:
+    """Run `companion zoo`."""
+    from companion import zoo
+
+    for name in zoo.names():
+        card = zoo.card(name)
+        print(
+            f"{name:12} {card['architecture']:10} {card['parameters'] / 1e3:7.0f} k parameters  "
+            f"{card['bytes'] / 1e6:5.2f} MB  {card['licence']}  sha256 {card['sha256'][:12]}…"
+        )
+    return 0
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Run `companion train`."""
+    from companion.lab import train_codec
+
+    train_codec.train(
+        arguments.name, arguments.rate, fraction=arguments.fraction, resume=not arguments.fresh
+    )
+    return 0
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Run `companion bench`."""
+    from companion.lab import bench_codecs
+
+    bench_codecs.run()
+    return 0

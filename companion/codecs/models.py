@@ -1,0 +1,232 @@
+"""The two networks: *Hyper* and *ELIC* at tutorial scale, as CompressAI models.
+
+Both are a transform y = g_a(x), a hyper-latent z = h_a(y), and a Gaussian model of y whose mean μ and
+scale σ the decoder can compute from what it has decoded so far (chapter 2).  What differs is *how
+much* has been decoded when an element of y is modelled.  `conditionals` says it, for both, as a
+conversation: the network yields the mean and scale of the next batch of elements and is sent their
+decoded values ŷ.  The encoder, the decoder, the training loss and the cell are four partners in that
+one conversation, so they cannot disagree about it.
+
+State-dict names are CompressAI's (`mbt2018-mean` and `elic2022-official`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+import torch
+from compressai.entropy_models import EntropyBottleneck
+from compressai.latent_codecs import (
+    ChannelGroupsLatentCodec,
+    CheckerboardLatentCodec,
+    GaussianConditionalLatentCodec,
+    HyperLatentCodec,
+    HyperpriorLatentCodec,
+)
+from compressai.layers import AttentionBlock, CheckerboardMaskedConv2d
+from compressai.models.base import SimpleVAECompressionModel
+from compressai.models.google import MeanScaleHyperprior
+from compressai.models.sensetime import Elic2022Official, ResidualBottleneckBlock
+from compressai.models.utils import conv, deconv
+from torch import Tensor, nn
+
+STRIDE = 64  # a hyper-latent element covers 64×64 pixels: pictures are padded to multiples of it
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """The Gaussian model of the next elements of y: which they are, their mean and their scale."""
+
+    mean: Tensor  # [N, C, h, w]
+    scale: Tensor  # [N, C, h, w], not yet bounded from below
+    channels: slice  # which channels of y
+    mask: Tensor  # bool [h, w]: which positions
+
+
+Conversation = Generator[Conditional, Tensor, Tensor]
+
+
+def everywhere(like: Tensor) -> Tensor:
+    """Return the mask of all positions of a latent [N, C, h, w]."""
+    return torch.ones(like.shape[-2:], dtype=torch.bool, device=like.device)
+
+
+def checkerboard(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the masks of the even and of the odd squares of a latent [N, C, h, w]."""
+    h, w = like.shape[-2:]
+    rows = torch.arange(h, device=like.device)[:, None]
+    even = (rows + torch.arange(w, device=like.device)) % 2 == 0
+    return even, ~even
+
+
+class Hyper(MeanScaleHyperprior):
+    """The mean–scale hyperprior of Minnen, Ballé & Toderici (2018), with 3×3 hyper-transforms.
+
+    All of y is modelled at once, given ẑ.
+    """
+
+    def __init__(self, N: int = 48, M: int = 64) -> None:
+        super().__init__(N, M)
+        self.h_a = nn.Sequential(
+            conv(M, N, kernel_size=3, stride=1),
+            nn.LeakyReLU(inplace=True),
+            conv(N, N, kernel_size=3),
+            nn.LeakyReLU(inplace=True),
+            conv(N, N, kernel_size=3),
+        )
+        self.h_s = nn.Sequential(
+            deconv(N, M, kernel_size=3),
+            nn.LeakyReLU(inplace=True),
+            deconv(M, M * 3 // 2, kernel_size=3),
+            nn.LeakyReLU(inplace=True),
+            conv(M * 3 // 2, M * 2, kernel_size=3, stride=1),
+        )
+
+    @property
+    def bottleneck(self) -> EntropyBottleneck:
+        """Return the factorised model of z."""
+        return self.entropy_bottleneck
+
+    def hyper_analysis(self, y: Tensor) -> Tensor:
+        """Return z = h_a(y)."""
+        return self.h_a(y)
+
+    def conditionals(self, z_hat: Tensor) -> Conversation:
+        """Yield the one conditional of y given ẑ; be sent ŷ; return ŷ."""
+        scale, mean = self.h_s(z_hat).chunk(2, dim=1)
+        y_hat = yield Conditional(mean, scale, slice(None), everywhere(mean))
+        return y_hat
+
+
+class Elic(Elic2022Official):
+    """ELIC (He et al., CVPR 2022) made small: three uneven channel groups, a narrow context net.
+
+    Each group is modelled given ẑ and the groups before it, first on the even squares of a
+    checkerboard, then on the odd ones given the even.  Against the published model: three groups
+    instead of five, one residual block a stage instead of three, 3×3 hyper- and context transforms
+    of 32 channels instead of 5×5 of 224.
+    """
+
+    def __init__(self, N: int = 48, groups: tuple[int, ...] = (8, 16, 40)) -> None:
+        SimpleVAECompressionModel.__init__(self)
+        self.groups = list(groups)
+        M = sum(groups)
+        self.g_a = nn.Sequential(
+            conv(3, N),
+            ResidualBottleneckBlock(N, N),
+            conv(N, N),
+            ResidualBottleneckBlock(N, N),
+            AttentionBlock(N),
+            conv(N, N),
+            ResidualBottleneckBlock(N, N),
+            conv(N, M),
+        )
+        self.g_s = nn.Sequential(
+            deconv(M, N),
+            ResidualBottleneckBlock(N, N),
+            deconv(N, N),
+            AttentionBlock(N),
+            ResidualBottleneckBlock(N, N),
+            deconv(N, N),
+            ResidualBottleneckBlock(N, N),
+            deconv(N, 3),
+        )
+        h_a = nn.Sequential(
+            conv(M, N, kernel_size=3, stride=1),
+            nn.ReLU(inplace=True),
+            conv(N, N, kernel_size=3),
+            nn.ReLU(inplace=True),
+            conv(N, N, kernel_size=3),
+        )
+        h_s = nn.Sequential(
+            deconv(N, N, kernel_size=3),
+            nn.ReLU(inplace=True),
+            deconv(N, N * 3 // 2, kernel_size=3),
+            nn.ReLU(inplace=True),
+            conv(N * 3 // 2, N * 2, kernel_size=3, stride=1),
+        )
+        context = {
+            f"y{k}": nn.Sequential(
+                conv(sum(groups[:k]), 32, kernel_size=3, stride=1),
+                nn.ReLU(inplace=True),
+                conv(32, groups[k] * 2, kernel_size=3, stride=1),
+            )
+            for k in range(1, len(groups))
+        }
+        group_codecs = {}
+        for k, width in enumerate(groups):
+            inputs = width * 2 * (2 if k else 1) + N * 2
+            group_codecs[f"y{k}"] = CheckerboardLatentCodec(
+                latent_codec={"y": GaussianConditionalLatentCodec(quantizer="ste")},
+                context_prediction=CheckerboardMaskedConv2d(
+                    width, width * 2, kernel_size=5, stride=1, padding=2
+                ),
+                entropy_parameters=nn.Sequential(
+                    nn.Conv2d(inputs, 96, 1), nn.ReLU(inplace=True), nn.Conv2d(96, width * 2, 1)
+                ),
+            )
+        self.latent_codec = HyperpriorLatentCodec(
+            latent_codec={
+                "y": ChannelGroupsLatentCodec(
+                    groups=list(groups), channel_context=context, latent_codec=group_codecs
+                ),
+                "hyper": HyperLatentCodec(
+                    entropy_bottleneck=EntropyBottleneck(N), h_a=h_a, h_s=h_s, quantizer="ste"
+                ),
+            },
+        )
+
+    @property
+    def bottleneck(self) -> EntropyBottleneck:
+        """Return the factorised model of z."""
+        return self.latent_codec.hyper.entropy_bottleneck
+
+    def hyper_analysis(self, y: Tensor) -> Tensor:
+        """Return z = h_a(y)."""
+        return self.latent_codec.hyper.h_a(y)
+
+    def conditionals(self, z_hat: Tensor) -> Conversation:
+        """Yield group by group, even squares then odd ones; be sent their ŷ; return the whole ŷ."""
+        hyper = self.latent_codec.hyper.h_s(z_hat)
+        done: list[Tensor] = []
+        start = 0
+        for k, width in enumerate(self.groups):
+            parts = self.latent_codec.y.latent_codec[f"y{k}"]
+            side = [hyper]
+            if k:
+                side.append(self.latent_codec.y.channel_context[f"y{k}"](torch.cat(done, dim=1)))
+            channels = slice(start, start + width)
+            y_hat = hyper.new_zeros(len(hyper), width, *hyper.shape[-2:])
+            for parity, mask in enumerate(checkerboard(hyper)):
+                spatial = (
+                    parts.context_prediction(y_hat)
+                    if parity
+                    else hyper.new_zeros(len(hyper), 2 * width, *hyper.shape[-2:])
+                )
+                parameters = parts.entropy_parameters(torch.cat([spatial, *side], dim=1))
+                scale, mean = parameters.chunk(2, dim=1)
+                y_hat = y_hat + (yield Conditional(mean, scale, channels, mask)) * mask
+            done.append(y_hat)
+            start += width
+        return torch.cat(done, dim=1)
+
+
+Network = Hyper | Elic
+ARCHITECTURES: dict[str, type[Network]] = {"hyper": Hyper, "elic": Elic}
+
+
+def converse(network: Network, z_hat: Tensor, answer: Callable[[Conditional], Tensor]) -> Tensor:
+    """Hold the conversation of `conditionals`: answer each with its ŷ [N, C, h, w]; return ŷ."""
+    conversation = network.conditionals(z_hat)
+    try:
+        question = next(conversation)
+        while True:
+            question = conversation.send(answer(question))
+    except StopIteration as end:
+        return end.value
+
+
+def straight_through_round(x: Tensor) -> Tensor:
+    """Return round(x) with the gradient of the identity: the surrogate used for inversion too."""
+    return x + (torch.round(x) - x).detach()

@@ -1,0 +1,114 @@
+"""What every training has in common: a folder, checkpoints that survive a kill, a curve, a card.
+
+A run lives in `$COMPANION_RUNS/NAME` (by default in the user's cache folder): `state.safetensors`
+holds the weights in float32, `run.json` the step, the seconds spent and the learning curve.  Both are
+written atomically.  Optimiser moments are not kept: after a resume they are rebuilt in a few dozen
+steps under a short warm-up, which keeps a run resumable from its weights alone.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def runs_folder() -> Path:
+    """Return where trainings keep their checkpoints."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "companion" / "runs"
+    return Path(os.environ.get("COMPANION_RUNS", default))
+
+
+def hardware() -> str:
+    """Return the device that a training runs on, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    return f"{model}, {torch.get_num_threads()} thread(s) of {os.cpu_count()}"
+
+
+def commit() -> str:
+    """Return the commit of the work tree, or 'unknown' outside one."""
+    here = Path(__file__).parent
+    answer = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True
+    )
+    return answer.stdout.strip() or "unknown"
+
+
+@dataclass
+class Run:
+    """One training: its name, how far it is, and its learning curve."""
+
+    name: str
+    step: int = 0
+    seconds: float = 0.0
+    curve: list[dict[str, float]] = field(default_factory=list)
+    _since: float = field(default_factory=time.monotonic)
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the checkpoints."""
+        return runs_folder() / self.name
+
+    def restore(self) -> dict[str, Tensor] | None:
+        """Read the last checkpoint, if there is one; return its tensors."""
+        from safetensors.torch import load_file
+
+        if not (self.folder / "run.json").exists():
+            return None
+        known = json.loads((self.folder / "run.json").read_text())
+        self.step, self.seconds, self.curve = known["step"], known["seconds"], known["curve"]
+        return load_file(self.folder / "state.safetensors")
+
+    def save(self, tensors: dict[str, Tensor]) -> None:
+        """Write a checkpoint: first the weights, then the step that says they are there."""
+        from safetensors.torch import save_file
+
+        now = time.monotonic()
+        self.seconds, self._since = self.seconds + now - self._since, now
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        save_file(kept, self.folder / "state.tmp")
+        os.replace(self.folder / "state.tmp", self.folder / "state.safetensors")
+        known = {"step": self.step, "seconds": round(self.seconds, 1), "curve": self.curve}
+        (self.folder / "run.tmp").write_text(json.dumps(known))
+        os.replace(self.folder / "run.tmp", self.folder / "run.json")
+
+    def card(self, **facts: Any) -> dict[str, Any]:
+        """Return what a model's card says of its training."""
+        return {
+            **facts,
+            "steps": self.step,
+            "hours": round(self.seconds / 3600, 3),
+            "hardware": hardware(),
+            "date": datetime.date.today().isoformat(),
+            "commit": commit(),
+            "torch": torch.__version__,
+            "curve": self.curve,
+        }
+
+
+def cosine(step: int, steps: int, peak: float, warmup: int = 100, floor: float = 0.02) -> float:
+    """Return the learning rate at a step: linear warm-up, then a cosine down to floor · peak."""
+    import math
+
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))

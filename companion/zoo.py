@@ -1,0 +1,82 @@
+"""Weights: what is shipped, whether it is intact, and what its card says.
+
+A model is two files in `companion/data/weights`: `NAME.safetensors` in half precision, and the card
+`NAME.json` with its architecture, the command that made it, data, seed, steps, hardware, time,
+learning curve, metrics and the sha256 of the weights.  Nothing is ever unpickled, and no weights are
+used whose checksum differs from their card's.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from companion.errors import WeightsError
+
+FOLDER = Path(__file__).parent / "data" / "weights"
+
+
+def names() -> list[str]:
+    """Return the names of the shipped models, sorted."""
+    return sorted(p.stem for p in FOLDER.glob("*.json"))
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@functools.cache
+def card(name: str) -> dict[str, Any]:
+    """Return a model's card."""
+    path = FOLDER / f"{name}.json"
+    if not path.exists():
+        known = ", ".join(names()) or "none yet"
+        raise WeightsError(f"There is no model called {name!r} here. The zoo has: {known}.")
+    return json.loads(path.read_text())
+
+
+def load(name: str) -> dict[str, Tensor]:
+    """Return a shipped model's tensors in float32, after checking the file against its card."""
+    from safetensors.torch import load_file
+
+    path = FOLDER / f"{name}.safetensors"
+    if not path.exists():
+        raise WeightsError(f"The weights {path} are missing although their card is there.")
+    if sha256(path) != card(name)["sha256"]:
+        raise WeightsError(
+            f"The weights {path} are not the ones their card describes (sha256 differs). "
+            "Restore the file from the repository."
+        )
+    return as_float32(load_file(path))
+
+
+def as_float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors with every half-precision one widened to float32."""
+    half = (torch.float16, torch.bfloat16)
+    return {k: v.float() if v.dtype in half else v for k, v in tensors.items()}
+
+
+def ship(name: str, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+    """Write a model into the zoo: float16 safetensors and its card."""
+    from safetensors.torch import save_file
+
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    narrow = {
+        k: (v.detach().cpu().half() if v.is_floating_point() else v.detach().cpu()).contiguous()
+        for k, v in tensors.items()
+    }
+    too_large = [k for k, v in narrow.items() if v.is_floating_point() and not v.isfinite().all()]
+    if too_large:
+        raise WeightsError(f"These tensors of {name!r} do not fit half precision: {too_large}.")
+    path = FOLDER / f"{name}.safetensors"
+    save_file(narrow, path)
+    described = {"name": name, **description, "sha256": sha256(path), "bytes": path.stat().st_size}
+    (FOLDER / f"{name}.json").write_text(json.dumps(described, indent=1) + "\n")
+    card.cache_clear()
