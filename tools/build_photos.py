@@ -1,14 +1,14 @@
 """Rebuild the photo set from Debian's packages: `python tools/build_photos.py`.
 
-`photos-manifest.csv` beside this file lists the photographs: package, path, licence, author, and, fixed
-once, the split, the group (photos of one subject or series, which share a split) and the domain.  This
-script downloads the packages, takes the photographs out (those of gcompris lie in Qt resource
-archives), converts them to sRGB, brings large ones to a short side of 512 (never enlarging), leaves out
-what is transparent, near-grey or a near-copy of another, and writes them with `CREDITS.csv`.
+`photos-manifest.csv` beside this file lists the photographs: package, path, licence, author, and,
+fixed once, the split, the group (photos of one subject or series, which share a split) and the domain.
+This script downloads the packages, takes the photographs out (those of gcompris lie in Qt resource
+archives), converts them to sRGB, brings large ones to a short side of 512 (never enlarging), leaves
+out what is transparent, near-grey or a near-copy of another, and writes them with `CREDITS.csv`.
 
-Photos are stored as AVIF 4:4:4 at quality 81.  Lossy WebP knows 4:2:0 only, which would take half of the
-colour resolution before any codec of the book is asked to; JPEG would leave traces of its 8×8 blocks in
-the very pictures on which JPEG is studied.
+Photos are stored as AVIF 4:4:4 at quality 81, the best that fits 15 MB.  Lossy WebP knows 4:2:0 only,
+which would take half of the colour resolution before any codec of the book is asked to; JPEG would
+leave traces of its 8×8 blocks in the very pictures on which JPEG is studied.
 """
 
 from __future__ import annotations
@@ -135,12 +135,13 @@ def main() -> None:
     for row in tqdm(sorted(rows, key=lambda r: order.get(r["split"], 3)), desc="photos"):
         if row["split"] not in order:
             continue
-        path, _, inside = row["path_in_package"].partition(":")
-        data = (root / path.lstrip("/")).read_bytes() if not inside else b""
+        package_path, _, inside = row["path_in_package"].partition(":")
+        data = (root / package_path.lstrip("/")).read_bytes() if not inside else b""
         if inside:
-            if path not in archives:
-                archives[path] = read_resources((root / path.lstrip("/")).read_bytes())
-            data = archives[path][inside]
+            if package_path not in archives:
+                archive = (root / package_path.lstrip("/")).read_bytes()
+                archives[package_path] = read_resources(archive)
+            data = archives[package_path][inside]
         image = to_srgb(Image.open(io.BytesIO(data)))
         if image is None or near_grey(image):
             continue

@@ -71,7 +71,9 @@ class Learned:
     def __init__(self, name: str, weights: dict[str, Tensor] | None = None) -> None:
         family = name.split("-")[0]
         self.name = name
-        self.fingerprint = bytes.fromhex(zoo.card(name)["sha256"][:4]) if weights is None else b"\0\0"
+        self.fingerprint = (
+            bytes.fromhex(zoo.card(name)["sha256"][:4]) if weights is None else b"\0\0"
+        )
         state = zoo.load(name) if weights is None else weights
         self.search = _network(family, state).float()
         self.exact = _network(family, state).double()

@@ -31,10 +31,12 @@ LAMBDAS = (0.001, 0.003, 0.008, 0.02)
 FIRST = 1  # the rate that is trained from scratch
 NEIGHBOUR = {0: 1, 2: 1, 3: 2}  # who is warm-started from whom
 SEED = 20240116
-STEPS = 12_000  # of the first rate, 32 crops of 64×64 each
+STEPS = 10_000  # of the first rate, 32 crops of 64×64 each
 WARM_STEPS = 4_000  # of the others
-PEAK = {True: 8e-4, False: 4e-4}  # learning rate from scratch, and warm
-TAIL = 0.15  # the last part of every run is in float32: bfloat16 blurs the rounding of large latents
+PEAK = {True: 1e-3, False: 5e-4}  # learning rate from scratch, and warm
+TAIL = (
+    0.15  # the last part of every run is in float32: bfloat16 blurs the rounding of large latents
+)
 
 
 def rate_and_distortion(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +54,9 @@ def rate_and_distortion(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
         noisy = part + torch.empty_like(part).uniform_(-0.5, 0.5) if network.training else part
         if not network.training:
             noisy = torch.round(part - mean) + mean
-        bits = bits - (torch.log2(gaussian_likelihood(noisy - mean, c.scale.float())) * c.mask).sum()
+        bits = (
+            bits - (torch.log2(gaussian_likelihood(noisy - mean, c.scale.float())) * c.mask).sum()
+        )
         return (straight_through_round(part - mean) + mean) * c.mask
 
     y_hat = converse(network, z_hat, answer)
@@ -128,6 +132,8 @@ def train_rate(plan: Plan, *, resume: bool = True) -> None:
         state = warm_start(plan)
     if state is not None:
         network.load_state_dict(state, strict=False)
+    else:
+        widen(network)
     accelerator = Accelerator(mixed_precision="bf16")
     model = Lagrangian(network, lmbda).to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(
@@ -135,11 +141,17 @@ def train_rate(plan: Plan, *, resume: bool = True) -> None:
     )
     wrapped, optimiser = accelerator.prepare(model, optimiser)
     sampler = CropSampler("train")
-    generator = torch.Generator().manual_seed(SEED + 1000 * plan.rate + run.step)
+    generator = torch.Generator().manual_seed(
+        SEED + 1000 * plan.rate + run.step + 100_003 * accelerator.process_index
+    )
     held_out = crops("val", 256, size=64, seed=0).pictures.to(accelerator.device)
     first_step = run.step
     bar = tqdm(
-        range(run.step, plan.steps), initial=run.step, total=plan.steps, desc=plan.name, mininterval=5
+        range(run.step, plan.steps),
+        initial=run.step,
+        total=plan.steps,
+        desc=plan.name,
+        mininterval=5,
     )
     for step in bar:
         exact = step >= plan.steps * (1 - TAIL)
@@ -164,6 +176,20 @@ def train_rate(plan: Plan, *, resume: bool = True) -> None:
             run.save(network.state_dict())
     if accelerator.is_main_process:
         ship(plan, run, network)
+
+
+def widen(network: Network) -> None:
+    """Scale a fresh network's latents up, from well below the quantiser's step to above it.
+
+    With the default initialisation they drown in the rounding noise and the first thousand steps
+    are spent on growing them.
+    """
+    first, last = network.g_s[0], network.g_a[-1]
+    assert isinstance(first, nn.ConvTranspose2d)
+    assert isinstance(last, nn.Conv2d)
+    with torch.no_grad():
+        last.weight.mul_(10)
+        first.weight.div_(10)
 
 
 def warm_start(plan: Plan) -> dict[str, Tensor]:
