@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from companion.codecs.learned import Learned
+    from companion.codecs.neural import Learned
 
 LEVEL = 1 / 255  # one grey level
 MOST_STEPS = 200  # of the search, gradient steps and repairs together

@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("compress", compress, "compress a picture, or every picture of a folder")
     sub.add_argument("source", type=Path, help="a picture, or a folder of pictures")
     sub.add_argument("target", type=Path, help="the .idem file to write, or a folder for them")
-    sub.add_argument("--codec", choices=("hyper", "elic"), default="elic")
+    sub.add_argument("--codec", choices=("hyper", "elic"), default="hyper")
     sub.add_argument("--rate", type=int, choices=range(4), default=1, help="0 smallest, 3 best")
     sub = command("decompress", decompress, "decompress a .idem file, or every one of a folder")
     sub.add_argument("source", type=Path, help="a .idem file, or a folder of them")
@@ -86,8 +86,8 @@ def compress(arguments: argparse.Namespace) -> int:
     from companion.codecs import learned
     from companion.photos import read_picture
 
-    codec = learned(arguments.codec, arguments.rate)
     todo = pairs(arguments.source, arguments.target, PICTURES, ".idem")
+    codec = learned(arguments.codec, arguments.rate)
     for source, target in with_progress(todo, "compress"):
         x = read_picture(source)
         (stream,) = codec.compress(x[None])

@@ -2,8 +2,8 @@
 
 A model is two files in `companion/data/weights`: `NAME.safetensors` in half precision, and the card
 `NAME.json` with its architecture, the command that made it, data, seed, steps, hardware, time,
-learning curve, metrics and the sha256 of the weights.  Nothing is ever unpickled, and no weights are
-used whose checksum differs from their card's.
+learning curve, metrics and the sha256 of the weights.  Nothing is ever unpickled, and no weights
+are used whose checksum differs from their card's.
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ def load(name: str) -> dict[str, Tensor]:
     """Return a shipped model's tensors in float32, after checking the file against its card."""
     from safetensors.torch import load_file
 
+    expected = card(name)["sha256"]
     path = FOLDER / f"{name}.safetensors"
     if not path.exists():
         raise WeightsError(f"The weights {path} are missing although their card is there.")
-    if sha256(path) != card(name)["sha256"]:
+    if sha256(path) != expected:
         raise WeightsError(
             f"The weights {path} are not the ones their card describes (sha256 differs). "
             "Restore the file from the repository."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from companion.errors import StreamError, WeightsError
 
 if TYPE_CHECKING:
-    from companion.codecs.learned import Learned
+    from companion.codecs.neural import Learned
 
 RATES = (0, 1, 2, 3)
 
@@ -17,7 +17,7 @@ RATES = (0, 1, 2, 3)
 def learned(family: str, rate: int) -> Learned:
     """Return a trained codec of the zoo, loaded once: family 'hyper' or 'elic', rate 0 to 3."""
     from companion import zoo
-    from companion.codecs.learned import Learned
+    from companion.codecs.neural import Learned
 
     name = f"{family}-{rate}"
     if name not in zoo.names():

@@ -31,6 +31,8 @@ from compressai.models.sensetime import Elic2022Official, ResidualBottleneckBloc
 from compressai.models.utils import conv, deconv
 from torch import Tensor, nn
 
+from companion.errors import WeightsError
+
 STRIDE = 64  # a hyper-latent element covers 64×64 pixels: pictures are padded to multiples of it
 
 
@@ -230,3 +232,22 @@ def converse(network: Network, z_hat: Tensor, answer: Callable[[Conditional], Te
 def straight_through_round(x: Tensor) -> Tensor:
     """Return round(x) with the gradient of the identity: the surrogate used for inversion too."""
     return x + (torch.round(x) - x).detach()
+
+
+TABLES = ("_offset", "_quantized_cdf", "_cdf_length", "scale_table", "scale_bound")
+
+
+def load_weights(network: Network, state: dict[str, Tensor]) -> None:
+    """Load weights; the coding tables are not among them, `entropy` computes its own."""
+    # Not CompressAI's own method: it insists on the tables.
+    missing, unexpected = nn.Module.load_state_dict(network, state, strict=False)
+    wrong = [k for k in [*missing, *unexpected] if not k.endswith(TABLES)]
+    if wrong:
+        raise WeightsError(
+            f"These tensors do not fit the architecture {type(network).__name__}: {wrong}."
+        )
+
+
+def weights(network: Network) -> dict[str, Tensor]:
+    """Return the state dict without the coding tables."""
+    return {k: v for k, v in network.state_dict().items() if not k.endswith(TABLES)}

@@ -22,7 +22,9 @@ from companion.codecs.models import (
     Conditional,
     Network,
     converse,
+    load_weights,
     straight_through_round,
+    weights,
 )
 from companion.lab.runs import Run, cosine
 from companion.photos import CropSampler, crops
@@ -131,7 +133,7 @@ def train_rate(plan: Plan, *, resume: bool = True) -> None:
     if state is None and plan.rate != FIRST:
         state = warm_start(plan)
     if state is not None:
-        network.load_state_dict(state, strict=False)
+        load_weights(network, state)
     else:
         widen(network)
     accelerator = Accelerator(mixed_precision="bf16")
@@ -173,7 +175,7 @@ def train_rate(plan: Plan, *, resume: bool = True) -> None:
             measured = validate(network, held_out, lmbda)
             run.curve.append({"step": run.step, **measured})
             bar.set_postfix(measured)
-            run.save(network.state_dict())
+            run.save(weights(network))
     if accelerator.is_main_process:
         ship(plan, run, network)
 
@@ -200,8 +202,6 @@ def warm_start(plan: Plan) -> dict[str, Tensor]:
 
 def ship(plan: Plan, run: Run, network: Network) -> None:
     """Put the weights into the zoo, with their card."""
-    tables = ("_offset", "_quantized_cdf", "_cdf_length", "scale_table")
-    weights = {k: v for k, v in network.state_dict().items() if not k.endswith(tables)}
     card = run.card(
         architecture=type(network).__name__,
         parameters=sum(p.numel() for p in network.parameters()),
@@ -213,7 +213,7 @@ def ship(plan: Plan, run: Run, network: Network) -> None:
         planned_steps=plan.steps,
         metrics=run.curve[-1],
     )
-    zoo.ship(plan.name, weights, card)
+    zoo.ship(plan.name, weights(network), card)
 
 
 def train(

@@ -27,6 +27,7 @@ from companion.codecs.models import (
     Conditional,
     Network,
     converse,
+    load_weights,
     straight_through_round,
 )
 from companion.errors import PictureError, StreamError
@@ -242,11 +243,7 @@ class Learned:
 
 def _network(family: str, state: dict[str, Tensor]) -> Network:
     network = ARCHITECTURES[family]()
-    missing, unexpected = network.load_state_dict(state, strict=False)
-    tables = ("_offset", "_quantized_cdf", "_cdf_length", "scale_table", "scale_bound")
-    wrong = [k for k in missing if not k.endswith(tables)] + list(unexpected)
-    if wrong:
-        raise ValueError(f"These tensors do not fit the architecture {family}: {wrong}.")
+    load_weights(network, state)
     network.eval()
     return network.requires_grad_(False)
 

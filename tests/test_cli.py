@@ -1,0 +1,60 @@
+"""The command line, as a person uses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from companion.cli import main
+from companion.photos import pictures, write_png
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    write_png(path, pictures("test", size=256).pictures[0, :, :100, :120])
+    return path
+
+
+def test_compress_decompress_verify(photo: Path, tmp_path: Path, capsys) -> None:
+    stream, decode = tmp_path / "photo.idem", tmp_path / "decode.png"
+    assert main(["compress", str(photo), str(stream), "--codec", "hyper", "--rate", "2"]) == 0
+    assert f"{stream.stat().st_size:,} bytes" in capsys.readouterr().out
+    assert main(["verify", str(stream), str(photo)]) == 0
+    assert main(["decompress", str(stream), str(decode)]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(stream), str(decode)]) == 1  # the MSE decode is not in its own cell
+    assert "symbols differ" in capsys.readouterr().out
+    assert main(["info", str(stream)]) == 0
+    assert "120×100" in capsys.readouterr().out
+
+
+def test_folders(photo: Path, tmp_path: Path) -> None:
+    pictures_folder, streams, decodes = (tmp_path / n for n in ("in", "streams", "decodes"))
+    pictures_folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (pictures_folder / name).write_bytes(photo.read_bytes())
+    assert main(["compress", str(pictures_folder), str(streams)]) == 0
+    assert main(["decompress", str(streams), str(decodes)]) == 0
+    assert sorted(p.name for p in decodes.iterdir()) == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compress", "nowhere.png", "x.idem"], "does not exist"),
+        (["info", "{photo}"], "is a PNG picture, not a compressed .idem file"),
+        (["compress", "{empty}", "x"], "holds no file"),
+    ],
+)
+def test_errors_are_sentences(arguments, message, photo: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "empty").mkdir()
+    filled = [a.format(photo=photo, empty=tmp_path / "empty") for a in arguments]
+    assert main(filled) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_zoo(capsys) -> None:
+    assert main(["zoo"]) == 0
+    assert "hyper-1" in capsys.readouterr().out
