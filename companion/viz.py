@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CARD = "#f6f5f2"  # the background of every figure, light or dark page
 INK = "#1d1d1b"
+ROOM = 650  # CSS pixels across the text of a page
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def show(fig: Figure, *, caption: str, alt: str, drawing: str = "auto") -> Shown
     says what the figure shows to someone who cannot see it.  `drawing` is "svg", "raster", or
     "auto": vector graphics unless they would be large.
     """
-    return Shown(card(drawing_img(fig, alt, drawing), caption, alt), alt)
+    return Shown(captioned(drawing_img(fig, alt, drawing), caption, alt), alt)
 
 
 def show_pictures(
@@ -152,21 +153,24 @@ def show_pictures(
     """Return pictures side by side, every pixel as it is: no rescaling of values, no smoothing.
 
     `pictures` is a tensor [N, C, H, W], or a list of tensors [C, H, W] or [H, W] with values in
-    [0, 1], arrays [H, W, C] or PIL images.  `zoom` repeats pixels (default: to about 192 across).
-    `columns` fixes a grid; otherwise rows wrap.  Pictures are stored without loss unless a WebP
-    `quality` is given: only for large ones in which artefacts are not the subject.
+    [0, 1], arrays [H, W, C] or PIL images.  `zoom` repeats pixels (default: as the page has room).
+    `columns` fixes a grid, which shrinks on a phone; otherwise rows wrap.  Pictures are stored
+    without loss unless a WebP `quality` is given: only for large ones in which artefacts are not
+    the subject.
     """
     images = [as_image(p) for p in pictures]
     names = list(titles) if titles is not None else [""] * len(images)
     if len(names) != len(images):
         raise ValueError(f"{len(images)} pictures but {len(names)} titles.")
+    across = columns or -(-len(images) // -(-len(images) // 4))  # rows of even length, at most 4
     cells = []
     for k, (image, title) in enumerate(zip(images, names, strict=True)):
-        scale = zoom if zoom is not None else max(1, 192 // image.width)
+        scale = zoom or max(1, min(256, ROOM // across) // image.width)
         what = alt if len(images) == 1 else title.replace("\n", ", ") or f"picture {k + 1}"
         label = f'<div style="margin-top:.3em">{inline(title)}</div>' if title else ""
         width = image.width * scale
-        size = f"max-width:{width}px" if columns else f"width:{width}px;max-width:100%"
+        half = "100%" if len(images) == 1 else "calc(50% - .35em)"  # on a phone, two in a row
+        size = f"max-width:{width}px" if columns else f"width:{width}px;max-width:{half}"
         cells.append(
             f'<div style="{size};text-align:center;line-height:1.25;font-size:.85em">'
             f"{img(*picture_bytes(image, quality), what, pixelated=scale > 1, fill=True)}"
@@ -175,10 +179,10 @@ def show_pictures(
     layout = (
         f"display:grid;grid-template-columns:repeat({columns},minmax(0,max-content))"
         if columns
-        else "display:flex;flex-wrap:wrap"
+        else f"display:flex;flex-wrap:wrap;max-width:{across * (width + 12)}px;margin:0 auto"
     )
     row = f'<div style="{layout};gap:.7em;justify-content:center">{"".join(cells)}</div>'
-    return Shown(card(row, caption, alt), alt)
+    return Shown(captioned(row, caption, alt), alt)
 
 
 def table(
@@ -273,22 +277,27 @@ def img(
 ) -> str:
     """Return an image file as an <img> that holds its own data, `width` CSS pixels wide."""
     style = "width:100%;" if fill else f"width:{width}px;max-width:100%;"
-    style += "height:auto;padding:0;margin:0;" + ("image-rendering:pixelated;" if pixelated else "")
+    style += "height:auto;padding:0;margin:0 auto;display:block;" + (
+        "image-rendering:pixelated;" if pixelated else ""
+    )
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     # `dark-light` tells the theme to leave the picture alone in dark mode.
     return f'<img class="dark-light" alt="{html.escape(alt)}" style="{style}" src="{source}">'
 
 
-def card(content: str, caption: str, alt: str) -> str:
-    """Return a <figure>: the content on the book's neutral background, and the caption."""
+def card(content: str) -> str:
+    """Return content on the book's neutral background, the same on a light and a dark page."""
+    style = f"background:{CARD};color:{INK};padding:.7em;border-radius:6px;text-align:center"
+    return f'<div style="{style}">{content}</div>'
+
+
+def captioned(content: str, caption: str, alt: str) -> str:
+    """Return a <figure>: a card and the caption below it."""
     if not caption.strip() or not alt.strip():
         raise ValueError("A figure needs a caption and an alt text.")
-    box = f"background:{CARD};color:{INK};padding:.7em;border-radius:6px;text-align:center"
-    return (
-        f'<figure role="group" aria-label="{html.escape(alt)}" style="margin:1em 0">'
-        f'<div style="{box}">{content}</div>'
-        f'<figcaption style="margin:.5em .2em">{inline(caption)}</figcaption></figure>'
-    )
+    start = f'<figure role="group" aria-label="{html.escape(alt)}" style="margin:1em 0">'
+    foot = f'<figcaption style="margin:.5em .2em">{inline(caption)}</figcaption>'
+    return f"{start}{card(content)}{foot}</figure>"
 
 
 def inline(text: str) -> str:

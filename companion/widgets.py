@@ -12,7 +12,17 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from companion.viz import Shown, as_image, card, drawing_img, img, inline, picture_bytes
+from companion.viz import (
+    ROOM,
+    Shown,
+    as_image,
+    captioned,
+    card,
+    drawing_img,
+    img,
+    inline,
+    picture_bytes,
+)
 
 BYTES = 3_000_000  # the most that one explorer may add to a page
 
@@ -20,9 +30,10 @@ BYTES = 3_000_000  # the most that one explorer may add to a page
 class Explorer:
     """What `explore` returns: displayed once, it shows sliders above the frame they choose."""
 
-    def __init__(self, box: Any, still: Shown, frames: int, size: int):
-        """Take the widgets, the frame that stands in for them, and what they cost."""
-        self.box, self.still, self.frames, self.size = box, still, frames, size
+    def __init__(self, box: Any, still: Shown, caption: str, frames: int, size: int):
+        """Take the widgets, the frame that stands in for them, the caption, and what they cost."""
+        self.box, self.still, self.caption = box, still, caption
+        self.frames, self.size = frames, size
 
     def __repr__(self) -> str:
         return f"Explorer({self.frames} frames, {self.size / 1000:.0f} kB): {self.still.alt}"
@@ -31,8 +42,13 @@ class Explorer:
         from IPython.display import HTML, display
 
         display(self.box)
-        # A page without scripts (print-outs, feeds) shows the first frame instead.
-        display(HTML(f"<noscript>{self.still.html}</noscript>"))
+        # Outside the widgets mathematics is typeset.  Without scripts the first frame shows.
+        display(
+            HTML(
+                f'<div class="explorer-caption">{inline(self.caption)}</div>'
+                f"<noscript>{self.still.html}</noscript>"
+            )
+        )
 
 
 def explore(
@@ -102,9 +118,8 @@ def explore(
         return box
 
     first = frames[tuple(at[k] for k in keys)]
-    note = w.HTML(f'<div class="explorer-caption">{inline(caption)}</div>')
-    box = w.VBox([*sliders.values(), stack(()), note], layout={"width": "100%"})
-    return Explorer(box, Shown(card(first, caption, alt), alt), len(frames), size)
+    box = w.VBox([*sliders.values(), stack(())], layout={"width": "100%"})
+    return Explorer(box, Shown(captioned(first, caption, alt), alt), caption, len(frames), size)
 
 
 def _frame(frame: Any, alt: str, quality: int | None, zoom: int | None) -> str:
@@ -112,16 +127,18 @@ def _frame(frame: Any, alt: str, quality: int | None, zoom: int | None) -> str:
     if isinstance(frame, Shown):
         return frame.html
     if hasattr(frame, "savefig"):
-        return drawing_img(frame, alt)
+        return card(drawing_img(frame, alt))
     several = isinstance(frame, list | tuple) or (hasattr(frame, "detach") and frame.ndim == 4)
+    pictures = [as_image(p) for p in (frame if several else [frame])]
     content = ""
-    for k, picture in enumerate(frame if several else [frame]):
-        image = as_image(picture)
-        scale = zoom if zoom is not None else max(1, 256 // image.width)
+    for k, image in enumerate(pictures):
+        scale = zoom or max(1, min(256, ROOM // len(pictures)) // image.width)
         data, kind = picture_bytes(image, quality)
         what = alt if not several else f"{alt}, picture {k + 1}"
-        content += img(data, kind, what, width=image.width * scale, pixelated=scale > 1)
-    return f'<div style="display:flex;flex-wrap:wrap;gap:.7em">{content}</div>'
+        picture = img(data, kind, what, width=image.width * scale, pixelated=scale > 1)
+        content += f"<div>{picture}</div>"
+    row = "display:flex;flex-wrap:wrap;gap:.7em;justify-content:center"
+    return card(f'<div style="{row}">{content}</div>')
 
 
 def _value(value: Any) -> str:

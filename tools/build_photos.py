@@ -6,6 +6,9 @@ This script downloads the packages, takes the photographs out (those of gcompris
 archives), converts them to sRGB, brings large ones to a short side of 512 (never enlarging), leaves
 out what is transparent, near-grey or a near-copy of another, and writes them with `CREDITS.csv`.
 
+The packages are asked for in the versions of the manifest (Debian 12), and the encoder runs on one
+thread, so that a rebuild gives the same pixels.
+
 Photos are stored as AVIF 4:4:4 at quality 81, the best that fits 15 MB.  Lossy WebP knows 4:2:0 only,
 which would take half of the colour resolution before any codec of the book is asked to; JPEG would
 leave traces of its 8×8 blocks in the very pictures on which JPEG is studied.
@@ -62,13 +65,13 @@ def read_resources(data: bytes) -> dict[str, bytes]:
     return files
 
 
-def unpack(packages: set[str], cache: Path) -> Path:
-    """Download and unpack Debian packages; return the folder they are in."""
+def unpack(packages: set[tuple[str, str]], cache: Path) -> Path:
+    """Download and unpack Debian packages (name, version); return the folder they are in."""
     root = cache / "root"
     cache.mkdir(parents=True, exist_ok=True)
-    for package in tqdm(sorted(packages), desc="packages"):
+    for package, version in tqdm(sorted(packages), desc="packages"):
         if not list(cache.glob(f"{package}_*.deb")):
-            subprocess.run(["apt-get", "download", package], cwd=cache, check=True)
+            subprocess.run(["apt-get", "download", f"{package}={version}"], cwd=cache, check=True)
         (archive,) = cache.glob(f"{package}_*.deb")
         subprocess.run(["dpkg-deb", "-x", archive, root], check=True)
     return root
@@ -123,7 +126,7 @@ def main() -> None:
         Path(sys.argv[1]) if len(sys.argv) > 1 else Path.home() / ".cache" / "companion" / "debs"
     )
     rows = list(csv.DictReader((HERE / "photos-manifest.csv").open()))
-    root = unpack({r["package"] for r in rows}, cache)
+    root = unpack({(r["package"], r["version"]) for r in rows}, cache)
     archives: dict[str, dict[str, bytes]] = {}
     OUT.mkdir(parents=True, exist_ok=True)
     for old in OUT.glob("*.avif"):
@@ -156,6 +159,7 @@ def main() -> None:
             subsampling="4:4:4",
             speed=7,
             max_threads=1,
+            icc_profile=b"",  # the numbers are sRGB already, and a profile carries a date
         )
         changed = "resized" if min(Image.open(io.BytesIO(data)).size) > SHORT_SIDE else "re-encoded"
         columns = ("name", "split", "group", "domain", "tier", "licence", "author", "source")
