@@ -10,12 +10,12 @@ from companion.errors import StreamError, WeightsError
 if TYPE_CHECKING:
     from companion.codecs.neural import Learned
 
-RATES = (0, 1, 2, 3)
+RATES = (0, 1, 2, 3, 4)
 
 
 @functools.cache
 def learned(family: str, rate: int) -> Learned:
-    """Return a trained codec of the zoo, loaded once: family 'hyper' or 'elic', rate 0 to 3."""
+    """Return a trained codec of the zoo, loaded once: family 'hyper' or 'elic', rate 0 to 4."""
     from companion import zoo
     from companion.codecs.neural import Learned
 

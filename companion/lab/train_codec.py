@@ -1,4 +1,4 @@
-"""Train a learned codec at its four rates: `companion train codec hyper`.
+"""Train a learned codec at its five rates: `companion train codec hyper`.
 
 The loss is the Lagrangian of chapter 2, bits per pixel + λ · 255² · MSE.  The rate is estimated with
 uniform noise in place of rounding; the decoder and the context model see rounded latents with
@@ -29,9 +29,9 @@ from companion.codecs.models import (
 from companion.lab.runs import Run, cosine
 from companion.photos import CropSampler, crops
 
-LAMBDAS = (0.001, 0.003, 0.008, 0.02)
+LAMBDAS = (0.001, 0.003, 0.008, 0.02, 0.05)
 FIRST = 1  # the rate that is trained from scratch
-NEIGHBOUR = {0: 1, 2: 1, 3: 2}  # who is warm-started from whom
+NEIGHBOUR = {0: 1, 2: 1, 3: 2, 4: 3}  # who is warm-started from whom
 SEED = 20240116
 STEPS = 10_000  # of the first rate, 32 crops of 64×64 each
 WARM_STEPS = 4_000  # of the others
@@ -220,7 +220,7 @@ def train(
     family: str, rates: list[int] | None = None, *, fraction: float = 1.0, resume: bool = True
 ) -> None:
     """Train the rates of a family, the first one first; `fraction` shortens every run."""
-    order = [FIRST, 2, 0, 3]
+    order = [FIRST, 2, 0, 3, 4]
     for rate in [r for r in order if rates is None or r in rates]:
         first = rate == FIRST
         steps = math.ceil((STEPS if first else WARM_STEPS) * fraction)

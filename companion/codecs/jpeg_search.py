@@ -1,0 +1,196 @@
+"""Bring 8-bit pictures into the cell of a JPEG file: descend, round, repair what rounding broke.
+
+Everything happens in the independent units of `Grid`, all units of all pictures at once, and only
+those that lie outside are touched.  `low` and `high` are the walls of each coefficient in the
+encoder's integers n ≈ 8·DCT, [K, B, 64]; whether a unit is in is decided in these integers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from companion.codecs.jpeg_transform import TO_RGB, TO_YCC, Grid, ycc
+
+ATTEMPTS = ((0.5, 0), (1.5, 0), (4.5, 0), (10.0, 0), (0.3, 200), (0.1, 200), (0.2, 400))
+"""(margin inside the walls in grey levels, most repairs): tried in turn on what is left.
+
+A margin makes room for rounding: its error in a coefficient is about 0.35, but up to 8 where the
+whole block rounds the same way.  Cells too narrow for it need repairs."""
+PATIENCE = 60  # repairs without a new best
+CHUNK = 512  # units repaired together
+
+
+def inside(n: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return bool [K]: which units have all their integers within the walls."""
+    return ((n >= low) & (n <= high)).flatten(1).all(1)
+
+
+def search(grid: Grid, start: Tensor, low: Tensor, high: Tensor, kind: Tensor) -> Tensor:
+    """Return integer units [K, P, 3] near `start`, inside their walls where that was found."""
+    result = start.clone()
+    todo = torch.arange(len(start))
+    for margin, repairs in ATTEMPTS:
+        a, b, k = low[todo], high[todo], kind[todo]
+        units = _descend(grid, start[todo], a, b, k, margin, 300 if repairs else 60)
+        hopeless = _empty(grid, units, a, b, k) if repairs else k < 0
+        units = units.round().int()
+        for part in torch.nonzero(~hopeless).flatten().split(CHUNK) if repairs else ():
+            units[part] = _repair(grid, units[part], a[part], b[part], k[part], repairs)
+        result[todo] = units
+        todo = todo[~inside(grid.exact(units, k), a, b) & ~hopeless]
+        if not len(todo):
+            break
+    return result
+
+
+def _box(low: Tensor, high: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Return the walls in grey levels, moved inwards by `margin`, or by 0.45 of a narrow cell."""
+    low, high = (low - 0.5) / 8, (high + 0.5) / 8
+    inset = (0.45 * (high - low)).clamp(max=margin)
+    return low + inset, high - inset
+
+
+def _weight(grid: Grid) -> Tensor:
+    """Return 1/‖row‖² for the rows of the analysis of each block, [B, 1]."""
+    if grid.blocks == grid.luma:
+        return torch.ones(1, 1)
+    norms = TO_YCC.square().sum(1)
+    return torch.cat([norms[:1].expand(grid.luma), norms[1:] / grid.luma])[:, None].reciprocal()
+
+
+def _empty(grid: Grid, x: Tensor, low: Tensor, high: Tensor, kind: Tensor) -> Tensor:
+    """Return which cells hold no picture, given the points x [K, P, 3] of least weighted excess.
+
+    Rounding moves a sample of Y or full chroma by ½ at most, of averaged chroma by 1, and so a
+    block's coefficients by 4 or 8 in all (D is orthogonal).  An excess beyond half as much again
+    cannot be repaired: such files come from encoders that overshoot white and black on purpose.
+    """
+    y = grid.analyse(x, kind)
+    low, high = _box(low, high, 0.0)
+    reach = torch.full((grid.blocks, 1), 16.0)
+    reach[grid.luma :] *= 1 if grid.luma == 1 else 4
+    weight = _weight(grid)
+    excess = (weight * (y - y.clamp(low, high)).square()).flatten(1).sum(1)
+    return excess > 1.5**2 * (weight * reach).sum()
+
+
+def _descend(
+    grid: Grid, start: Tensor, low: Tensor, high: Tensor, kind: Tensor, margin: float, steps: int
+) -> Tensor:
+    """Return argmin ½ Σ w_i excess_i² over 0 ≤ x ≤ 255, [K, P, 3], as reached from `start`.
+
+    The excess is over walls moved inwards by `margin`; the weights w make every row of the
+    analysis one long.  Accelerated projected gradient (FISTA): the problem is convex, and clipping
+    is the projection.  A pixel that padding repeats is pulled by all its copies, so its step is
+    shared among them.  A grey file says nothing of colours: it pulls R, G and B alike.
+    """
+    low, high = _box(low, high, margin)
+    weight, share = _weight(grid), 1 / grid.copies[:, :, None]
+    colours = TO_YCC / 1.55  # 1.55 bounds the largest eigenvalue of the Hessian
+    if grid.blocks == grid.luma:
+        colours = torch.eye(3)[:, :1].expand(-1, 3)
+    x = start.float()
+    result, todo = x.clone(), torch.arange(len(x))
+    ahead, t = x, 1.0
+    for step in range(steps):
+        if step % 5 == 0:
+            y = grid.analyse(x, kind)
+            going = (y - y.clamp(low, high)).abs().flatten(1).amax(1) > 1e-3
+            result[todo] = x
+            todo, x, ahead = todo[going], x[going], ahead[going]
+            low, high, kind = low[going], high[going], kind[going]
+            if not len(todo):
+                break
+        y = grid.analyse(ahead, kind)
+        pull = grid.pull_back((y - y.clamp(low, high)) * weight, kind) @ colours
+        new = (ahead - share[kind] * pull).clamp(0, 255)
+        t, previous = (1 + math.sqrt(1 + 4 * t * t)) / 2, t
+        ahead, x = new + (previous - 1) / t * (new - x), new
+    result[todo] = x
+    return result
+
+
+def _repair(
+    grid: Grid, start: Tensor, low: Tensor, high: Tensor, kind: Tensor, steps: int
+) -> Tensor:
+    """Return units moved by single grey levels until the encoder's integers are within the walls.
+
+    Tabu search on Σ excess²: every step tries, in each unit, the moves that the gradient favours,
+    in exact arithmetic, makes the best one even if it is no improvement, and then leaves the
+    moved pixels alone for a few steps.  A move changes Y, Cb or Cr by one (through the nearest
+    RGB), or R, G or B by one; of one pixel, or of all pixels of a chroma sample.
+    """
+    units, todo = start.clone(), torch.arange(len(start))
+    n = grid.exact(units, kind)
+    best, since, result = _cost(n, low, high), torch.zeros(len(units)), start.clone()
+    tabu = torch.zeros(units.shape[:2])  # the step until which a pixel is left alone
+    for step in range(steps):
+        going = (best > 0) & (since < PATIENCE)
+        if not going.all():
+            units, n, tabu, todo = units[going], n[going], tabu[going], todo[going]
+            best, since = best[going], since[going]
+        if not len(todo):
+            break
+        low_here, high_here, where = low[todo], high[todo], kind[todo]
+        scores = _scores(grid, units, n - n.clamp(low_here, high_here), where)
+        scores = scores.masked_fill((tabu > step)[:, :, None, None], torch.inf)
+        count = 8 if step < 64 else 32
+        chosen = scores.flatten(1).topk(count, largest=False).indices
+        moved, tried = _try(grid, units, chosen, where)
+        every = where[:, None].expand(-1, count).flatten()
+        trial = grid.exact(tried.flatten(0, 1), every).view(-1, count, grid.blocks, 64)
+        costs = _cost(trial, low_here[:, None], high_here[:, None])
+        cost, pick = costs.min(1)
+        row = torch.arange(len(todo))
+        units, n = tried[row, pick], trial[row, pick]
+        until = step + 4 + (chosen[row, pick, None] + step) % 7  # tenures vary, lest it cycle
+        tabu.scatter_(1, moved[row, pick], until.float().expand(-1, grid.luma))
+        better = cost < best
+        result[todo[better]] = units[better]
+        best, since = torch.where(better, cost, best), torch.where(better, 0, since + 1)
+    return result
+
+
+def _cost(n: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return (n - n.maximum(low).minimum(high)).float().square().flatten(-2).sum(-1)
+
+
+def _scores(grid: Grid, units: Tensor, excess: Tensor, kind: Tensor) -> Tensor:
+    """Return to first order what each move does to the cost: [K, P, one or a group, 12 moves].
+
+    Moves: Y, Cb, Cr up; the same down; R, G, B up; the same down.  With subsampled chroma, one
+    pixel's Cb or Cr counts only when the rounding of its mean is about to turn.
+    """
+    slope = grid.pull_back(excess.float(), kind)
+    rgb = slope @ TO_YCC
+    up, down = rgb.masked_fill(units == 255, torch.inf), (-rgb).masked_fill(units == 0, torch.inf)
+    one = torch.cat([slope, -slope, up, down], -1)
+    if grid.luma == 1:
+        return one[:, :, None]
+    group = one * grid.luma
+    for i in (1, 2):
+        rest = grid.remainder(units, kind, i)
+        one[..., i] *= grid.luma * (rest == grid.luma - 1)
+        one[..., 3 + i] *= grid.luma * (rest == 0)
+    return torch.stack([one, group], 2)
+
+
+def _try(grid: Grid, units: Tensor, chosen: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the pixels [K, T, h·v] that the chosen moves touch, and the moved units."""
+    groups = 1 if grid.luma == 1 else 2
+    pixel, group, move = chosen // (12 * groups), chosen // 12 % groups, chosen % 12
+    taps = grid.chroma_map[kind].transpose(1, 2)  # [K, 64, h·v]
+    sample = grid.sample_of[kind].gather(1, pixel)
+    together = taps.gather(1, sample[:, :, None].expand(-1, -1, grid.luma))
+    moved = torch.where(group[:, :, None] == 1, together, pixel[:, :, None])
+    rows = torch.arange(len(units))[:, None, None]
+    old = units[rows, moved]  # [K, T, h·v, 3]
+    change = torch.cat([torch.eye(3), -torch.eye(3)]).int()[move % 6][:, :, None]
+    shifted = ycc(old) + change - torch.tensor([0, 128, 128])
+    through = (shifted.float() @ TO_RGB.T).round().int()
+    new = torch.where((move < 6)[:, :, None, None], through, old + change).clamp(0, 255)
+    tried = units[:, None].repeat(1, chosen.shape[1], 1, 1)
+    return moved, tried.scatter_(2, moved[..., None].expand(-1, -1, -1, 3), new)
