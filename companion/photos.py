@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
 from companion.errors import PictureError
@@ -24,6 +26,8 @@ from companion.errors import PictureError
 FOLDER = Path(__file__).parent / "data" / "photos"
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".jxl", ".bmp", ".tif", ".tiff", ".gif")
+# What is tried on a file: no format that runs another program (EPS) or draws vectors.
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "JXL", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 64_000_000
 LEAST_STD = 0.04  # standard deviation of grey values below which a crop counts as flat
 
@@ -41,8 +45,8 @@ class Photo:
     author: str = "unknown"
 
     def pixels(self) -> Tensor:
-        """Return the photo as uint8 [3, H, W]; the last few hundred are kept in memory."""
-        return _pixels(self.path)
+        """Return the photo as uint8 [3, H, W]; those of the shipped set are decoded only once."""
+        return _shipped(self.path).clone() if self.path.parent == FOLDER else _decode(self.path)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ def photos(source: str | Path) -> list[Photo]:
         raise PictureError(
             f"{source} is neither a split ({', '.join(SPLITS)}) nor a folder with pictures."
         )
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    found = [p for p in files if p.suffix.lower() in SUFFIXES]
     if not found:
         raise PictureError(
             f"The folder {folder} holds no pictures; files ending in {', '.join(SUFFIXES)} count."
@@ -77,21 +82,13 @@ def photos(source: str | Path) -> list[Photo]:
 def pictures(source: str | Path, size: int = 256) -> Pictures:
     """Return squares of size×size that tile each large-enough photo, centred, without overlap."""
     kept = [p for p in photos(source) if p.tier == "large"]
-    squares, origin = [], []
-    for number, photo in enumerate(kept):
-        x = photo.pixels()
-        rows, columns = x.shape[1] // size, x.shape[2] // size
-        top, left = (x.shape[1] - rows * size) // 2, (x.shape[2] - columns * size) // 2
-        for r in range(rows):
-            for c in range(columns):
-                y0, x0 = top + r * size, left + c * size
-                squares.append(x[:, y0 : y0 + size, x0 : x0 + size])
-                origin.append(number)
-    if not squares:
+    tiles = [_tiles(photo.pixels(), size) for photo in kept]
+    if not any(len(t) for t in tiles):
         raise PictureError(
             f"No photo in {source} is as large as {size}×{size}; ask for a smaller size."
         )
-    return Pictures(torch.stack(squares).float() / 255, torch.tensor(origin), tuple(kept))
+    origin = torch.arange(len(kept)).repeat_interleave(torch.tensor([len(t) for t in tiles]))
+    return Pictures(torch.cat(tiles).float() / 255, origin, tuple(kept))
 
 
 def crops(
@@ -100,29 +97,42 @@ def crops(
     *,
     size: int = 64,
     seed: int = 0,
+    scale: tuple[float, float] = (1.0, 1.0),
     least_std: float = LEAST_STD,
 ) -> Pictures:
     """Return n crops that are not flat, spread evenly over the large photos, none overlapping.
 
-    They are drawn without replacement from the size×size tiles of each photo at full resolution;
-    `seed` shuffles them.  Asking for more than there are is an error that says how many.
+    They are drawn without replacement from the size×size tiles of each photo, which is first shrunk
+    by a factor drawn from `scale` (by default left at full resolution); `seed` decides the factors
+    and the order.  Asking for more than there are is an error that says how many.
     """
-    tiles = pictures(source, size)
-    grey = tiles.pictures.mean(1).flatten(1)
-    alive = torch.nonzero(grey.std(1) > least_std).flatten()
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise PictureError(f"The scale range {scale} is not within (0, 1]: photos are only shrunk.")
+    kept = [p for p in photos(source) if p.tier == "large"]
     generator = torch.Generator().manual_seed(seed)
-    shuffled = alive[torch.randperm(len(alive), generator=generator)]
-    # Deal photo by photo: the k-th crop of every photo comes before the (k+1)-th of any.
-    turn = torch.zeros(len(shuffled), dtype=torch.long)
-    for number in tiles.photo.unique():
-        mine = tiles.photo[shuffled] == number
-        turn[mine] = torch.arange(int(mine.sum()))
-    chosen = shuffled[torch.argsort(turn, stable=True)][:n]
-    if len(chosen) < n:
+    alive: list[Tensor] = []
+    for photo in kept:
+        x = photo.pixels()
+        if scale != (1.0, 1.0):
+            luck = torch.rand((), generator=generator).item()
+            x = _shrunk(x, scale[0] + (scale[1] - scale[0]) * luck)
+        tiles = _tiles(x, size)
+        grey = (tiles.float() / 255).mean(1).flatten(1)
+        alive.append(tiles[grey.std(1) > least_std])
+    counts = torch.tensor([len(t) for t in alive])
+    total = int(counts.sum())
+    if total < n:
         raise PictureError(
-            f"{source} has {len(chosen)} non-flat crops of {size}×{size}, not the {n} asked for."
+            f"{source} has {total} non-flat crops of {size}×{size}, not the {n} asked for."
         )
-    return Pictures(tiles.pictures[chosen], tiles.photo[chosen], tiles.photos)
+    origin = torch.arange(len(kept)).repeat_interleave(counts)
+    shuffled = torch.randperm(total, generator=generator)
+    # Deal photo by photo: the k-th crop of every photo comes before the (k+1)-th of any.
+    turn = torch.zeros(total, dtype=torch.long)
+    for number, count in enumerate(counts.tolist()):
+        turn[origin[shuffled] == number] = torch.arange(count)
+    chosen = shuffled[torch.argsort(turn, stable=True)][:n]
+    return Pictures(torch.cat(alive)[chosen].float() / 255, origin[chosen], tuple(kept))
 
 
 class CropSampler:
@@ -161,13 +171,20 @@ def read_picture(path: str | Path) -> Tensor:
     Grey becomes RGB, 16 bits a channel become 8, CMYK is converted, transparency is laid on white,
     of an animation the first frame is taken.
     """
-    return _to_tensor(Path(path)).float() / 255
+    return _decode(Path(path)).float() / 255
 
 
 def write_png(path: str | Path, x: Tensor) -> None:
     """Write a picture [3, H, W] in [0, 1] as an 8-bit PNG, rounded."""
+    if x.ndim != 3 or x.shape[0] != 3 or x.numel() == 0:
+        raise PictureError(f"{path}: a picture is [3, H, W], and this is {list(x.shape)}.")
+    if not bool(x.isfinite().all()):
+        raise PictureError(f"{path}: the picture to write has values that are not numbers.")
     pixels = torch.round(x.detach().cpu().clamp(0, 1) * 255).to(torch.uint8)
-    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(path, format="PNG")
+    try:
+        Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(path, format="PNG")
+    except OSError as problem:
+        raise PictureError(f"{path} cannot be written: {problem.strerror or problem}.") from problem
 
 
 @functools.cache
@@ -189,18 +206,28 @@ def _split(name: str) -> tuple[Photo, ...]:
 
 
 @functools.lru_cache(maxsize=320)
-def _pixels(path: Path) -> Tensor:
-    return _to_tensor(path)
+def _shipped(path: Path) -> Tensor:
+    return _decode(path)
 
 
-def _to_tensor(path: Path) -> Tensor:
+@functools.cache
+def _formats() -> list[str]:
+    """Return those of `FORMATS` that this installation can read."""
+    if not features.check("avif"):  # an older Pillow: the plugin brings its own library
+        with suppress(ImportError):
+            import pillow_avif  # noqa: F401
+    with suppress(ImportError):
+        import pillow_jxl  # noqa: F401
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _decode(path: Path) -> Tensor:
     """Return uint8 [3, H, W], or one sentence on why the file is no picture."""
-    if not path.exists():
-        raise PictureError(f"{path} does not exist.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            warnings.simplefilter("ignore")  # what matters is raised
+            with path.open("rb") as file, Image.open(file, formats=_formats()) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise PictureError(
                         f"{path} has {image.width}×{image.height} pixels; at most "
@@ -210,27 +237,37 @@ def _to_tensor(path: Path) -> Tensor:
                 upright = _to_rgb(ImageOps.exif_transpose(image))
     except PictureError:
         raise
+    except FileNotFoundError as problem:
+        raise PictureError(f"{path} does not exist.") from problem
+    except (IsADirectoryError, PermissionError) as problem:
+        raise PictureError(f"{path} cannot be opened: {problem.strerror}.") from problem
     except Image.DecompressionBombError as problem:
         raise PictureError(f"{path} is too large a picture to be read safely.") from problem
     except UnidentifiedImageError as problem:
-        raise PictureError(f"{path} is not a picture in any format known here.") from problem
-    except (OSError, SyntaxError, ValueError, EOFError) as problem:
+        raise PictureError(
+            f"{path} is not a picture in any format known here ({', '.join(_formats())}); "
+            "convert it to PNG first."
+        ) from problem
+    except Exception as problem:  # decoders of other projects raise what they like
         raise PictureError(f"{path} is damaged or cut short: {problem}.") from problem
     return torch.from_numpy(np.array(upright)).permute(2, 0, 1).contiguous()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
-    if image.mode.startswith("I") or image.mode == "F":  # 16 or 32 bits of grey
-        values = np.asarray(image).astype(np.float64)
-        top = 65535 if values.max() > 255 else 255
-        return Image.fromarray(np.rint(values.clip(0, top) * (255 / top)).astype(np.uint8)).convert(
-            "RGB"
-        )
+    if image.mode.startswith("I") or image.mode == "F":  # more than 8 bits of grey
+        values = np.nan_to_num(np.asarray(image).astype(np.float64))
+        top = 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255
+        if image.mode == "F" and values.max() <= 1:
+            top = 1
+        grey = np.rint(values.clip(0, top) * (255 / top)).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image).convert("RGB")
+    elif image.mode == "P":
+        image = image.convert("RGB")
     if profile and image.mode in ("RGB", "CMYK", "L"):
         try:
             return _from_profile(image, profile)
@@ -240,8 +277,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    import io
-
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     converted = ImageCms.profileToProfile(
         image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
@@ -250,13 +285,23 @@ def _from_profile(image: Image.Image, profile: bytes) -> Image.Image:
     return converted
 
 
+def _tiles(x: Tensor, size: int) -> Tensor:
+    """Return the tiles of x [3, H, W], centred and without overlap, as [N, 3, size, size]."""
+    rows, columns = x.shape[1] // size, x.shape[2] // size
+    top, left = (x.shape[1] - rows * size) // 2, (x.shape[2] - columns * size) // 2
+    middle = x[:, top : top + rows * size, left : left + columns * size]
+    tiles = middle.reshape(3, rows, size, columns, size).permute(1, 3, 0, 2, 4)
+    return tiles.reshape(rows * columns, 3, size, size)
+
+
+def _shrunk(x: Tensor, scale: float) -> Tensor:
+    """Return x [3, H, W] shrunk by a factor, with an antialiasing filter."""
+    size = (max(1, round(x.shape[2] * scale)), max(1, round(x.shape[1] * scale)))
+    small = Image.fromarray(x.permute(1, 2, 0).numpy()).resize(size, Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
+
+
 def _pyramid(x: Tensor, scales: tuple[float, ...]) -> list[Tensor]:
     """Return a photo at several resolutions, largest first; those under 160 pixels are left out."""
-    image = Image.fromarray(x.permute(1, 2, 0).numpy())
-    levels = [x]
-    for scale in scales:
-        if scale < 1 and min(x.shape[1:]) * scale >= 160:
-            size = (round(x.shape[2] * scale), round(x.shape[1] * scale))
-            small = image.resize(size, Image.Resampling.LANCZOS)
-            levels.append(torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous())
-    return levels
+    small = [s for s in scales if s < 1 and min(x.shape[1:]) * s >= 160]
+    return [x, *(_shrunk(x, s) for s in small)]
