@@ -125,17 +125,17 @@ def _search(cells: LatentCells, start: Tensor) -> tuple[Tensor, Tensor]:
             norm = gradient.square().flatten(1).sum(1).clamp(min=1e-20)
             x = x - (1.7 * loss / norm)[:, None, None, None] * gradient
             x = x.clamp(0, 1)
-            settled = excess.amax(1) < 0.01
+            inside_before_rounding = excess.amax(1) < margin[:, 0]
             rounded = to_8bit(x)
-            candidates = here.excess(rounded).amax(1) == 0
+            thrown = here.excess(rounded).amax(1)
+            candidates = thrown == 0
             arrived = torch.zeros_like(candidates)
             if candidates.any():
                 arrived[candidates] = here[candidates].contains(rounded[candidates])
             best[todo] = rounded
             inside[todo[arrived]] = True
-            margin = torch.where((settled & ~arrived)[:, None], margin + 0.03, margin).clamp(
-                max=0.4
-            )
+            growth = inside_before_rounding * (0.5 * thrown).clamp(min=0.005)
+            margin = (margin + growth[:, None]).clamp(max=0.4)
             todo, x, margin = todo[~arrived], x[~arrived], margin[~arrived]
         if not len(todo):
             break

@@ -11,7 +11,6 @@ import ast
 import fcntl
 import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import re
@@ -22,6 +21,7 @@ import time
 import unittest.mock
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +107,11 @@ def digest(file: Path) -> str:
 
 @functools.cache
 def environment() -> str:
-    """Return the interpreter and every installed distribution with its version."""
-    names = {f"{d.name}=={d.version}" for d in importlib.metadata.distributions()}
-    return "\n".join([sys.version, *sorted(names)])
+    """Return the interpreter and the installed version of everything in constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    names = {line.split("==")[0] for line in lines if not line.startswith("#")}
+    installed = {d.name.lower().replace("_", "-"): d.version for d in metadata.distributions()}
+    return "\n".join([sys.version, *(f"{n}=={installed.get(n)}" for n in sorted(names))])
 
 
 def key(notebook: Path, root: Path = ROOT) -> str:

@@ -19,6 +19,11 @@ ATTEMPTS = ((0.5, 0), (1.5, 0), (4.5, 0), (10.0, 0), (0.3, 200), (0.1, 200), (0.
 
 A margin makes room for rounding: its error in a coefficient is about 0.35, but up to 8 where the
 whole block rounds the same way.  Cells too narrow for it need repairs."""
+AXES = torch.cat([TO_RGB.T, torch.eye(3), 1 - torch.eye(3)])
+MOVES = torch.cat([AXES, -AXES])
+"""By how much a move changes R, G and B: so that Y, Cb or Cr changes by one, or one of R, G, B, or
+two of them; up and down."""
+INSET = 2
 PATIENCE = 60  # repairs without a new best
 CHUNK = 512  # units repaired together
 
@@ -118,36 +123,37 @@ def _repair(
 ) -> Tensor:
     """Return units moved by single grey levels until the encoder's integers are within the walls.
 
-    Tabu search on Σ excess²: every step tries, in each unit, the moves that the gradient favours,
-    in exact arithmetic, makes the best one even if it is no improvement, and then leaves the
-    moved pixels alone for a few steps.  A move changes Y, Cb or Cr by one (through the nearest
-    RGB), or R, G or B by one; of one pixel, or of all pixels of a chroma sample.
+    Tabu search on Σ excess² over walls moved a hair inwards, which keeps its paths open: every step tries, in each unit, each of the `MOVES` where the gradient
+    favours it most, in exact arithmetic; makes the best one even if it is no improvement; and then
+    leaves the moved pixels alone for a few steps.
     """
     units, todo = start.clone(), torch.arange(len(start))
     n = grid.exact(units, kind)
-    best, since, result = _cost(n, low, high), torch.zeros(len(units)), start.clone()
+    inset = torch.div(high - low, 4, rounding_mode="floor").clamp(max=INSET)
+    best = _cost(n, low + inset, high - inset)
+    since, result = torch.zeros(len(units)), start.clone()
     tabu = torch.zeros(units.shape[:2])  # the step until which a pixel is left alone
     for step in range(steps):
-        going = (best > 0) & (since < PATIENCE)
+        arrived = inside(n, low[todo], high[todo])
+        result[todo[arrived]] = units[arrived]
+        going = ~arrived & (since < PATIENCE)
         if not going.all():
             units, n, tabu, todo = units[going], n[going], tabu[going], todo[going]
             best, since = best[going], since[going]
         if not len(todo):
             break
-        low_here, high_here, where = low[todo], high[todo], kind[todo]
-        scores = _scores(grid, units, n - n.clamp(low_here, high_here), where)
-        scores = scores.masked_fill((tabu > step)[:, :, None, None], torch.inf)
-        count = 8 if step < 64 else 32
-        chosen = scores.flatten(1).topk(count, largest=False).indices
-        moved, tried = _try(grid, units, chosen, where)
-        every = where[:, None].expand(-1, count).flatten()
-        trial = grid.exact(tried.flatten(0, 1), every).view(-1, count, grid.blocks, 64)
-        costs = _cost(trial, low_here[:, None], high_here[:, None])
-        cost, pick = costs.min(1)
+        a, b, k = (low + inset)[todo], (high - inset)[todo], kind[todo]
+        scores = _scores(grid, units, (n - n.clamp(a, b)).float(), k)
+        scores = scores.masked_fill((tabu > step)[:, :, None], torch.inf)
+        pixel = scores.topk(1 if step < 64 else 3, 1, largest=False).indices  # [K, 1 or 3, moves]
+        moved, tried = _try(grid, units, pixel, k)
+        every = k[:, None].expand(-1, tried.shape[1]).flatten()
+        trial = grid.exact(tried.flatten(0, 1), every).view(*tried.shape[:2], grid.blocks, 64)
+        cost, pick = _cost(trial, a[:, None], b[:, None]).min(1)
         row = torch.arange(len(todo))
-        units, n = tried[row, pick], trial[row, pick]
-        until = step + 4 + (chosen[row, pick, None] + step) % 7  # tenures vary, lest it cycle
-        tabu.scatter_(1, moved[row, pick], until.float().expand(-1, grid.luma))
+        units, n, moved = tried[row, pick], trial[row, pick], moved[row, pick]
+        until = step + 4 + (moved[:, :1] + step) % 7  # tenures vary, lest it cycle
+        tabu.scatter_(1, moved, until.float().expand(-1, grid.luma))
         better = cost < best
         result[todo[better]] = units[better]
         best, since = torch.where(better, cost, best), torch.where(better, 0, since + 1)
@@ -159,38 +165,48 @@ def _cost(n: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _scores(grid: Grid, units: Tensor, excess: Tensor, kind: Tensor) -> Tensor:
-    """Return to first order what each move does to the cost: [K, P, one or a group, 12 moves].
+    """Return to first order what each move at each pixel does to the cost: [K, P, moves].
 
-    Moves: Y, Cb, Cr up; the same down; R, G, B up; the same down.  With subsampled chroma, one
-    pixel's Cb or Cr counts only when the rounding of its mean is about to turn.
+    Infinite where it would leave 0 to 255.  With subsampled chroma a move comes twice: of one
+    pixel, whose Cb or Cr counts only when the rounding of its mean is about to turn, and of all
+    pixels of its chroma sample.
     """
-    slope = grid.pull_back(excess.float(), kind)
-    rgb = slope @ TO_YCC
-    up, down = rgb.masked_fill(units == 255, torch.inf), (-rgb).masked_fill(units == 0, torch.inf)
-    one = torch.cat([slope, -slope, up, down], -1)
+    slope = grid.pull_back(excess, kind)
+    moves = MOVES[:: len(AXES)][:2] if grid.blocks == grid.luma else MOVES
+    one = slope @ (moves @ TO_YCC.T).T
+    reached = units[:, :, None].float() + moves.round()
+    outside = ((reached < 0) | (reached > 255)).any(-1)
     if grid.luma == 1:
-        return one[:, :, None]
+        return one.masked_fill(outside, torch.inf)
     group = one * grid.luma
     for i in (1, 2):
         rest = grid.remainder(units, kind, i)
         one[..., i] *= grid.luma * (rest == grid.luma - 1)
-        one[..., 3 + i] *= grid.luma * (rest == 0)
-    return torch.stack([one, group], 2)
+        one[..., len(AXES) + i] *= grid.luma * (rest == 0)
+    return torch.cat(
+        [one.masked_fill(outside, torch.inf), group.masked_fill(outside, torch.inf)], 2
+    )
 
 
-def _try(grid: Grid, units: Tensor, chosen: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the pixels [K, T, h·v] that the chosen moves touch, and the moved units."""
-    groups = 1 if grid.luma == 1 else 2
-    pixel, group, move = chosen // (12 * groups), chosen // 12 % groups, chosen % 12
-    taps = grid.chroma_map[kind].transpose(1, 2)  # [K, 64, h·v]
+def _try(grid: Grid, units: Tensor, pixel: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
+    """Make the moves at these pixels [K, T, moves]: (what they touch [K, T·moves, h·v], results)."""
+    count = pixel.shape[2]
+    move = torch.arange(count).expand(pixel.shape).flatten(1) % len(MOVES)
+    if grid.blocks == grid.luma:
+        move = move * len(AXES)
+    pixel, group = (
+        pixel.flatten(1),
+        torch.arange(count).expand(pixel.shape).flatten(1) >= len(MOVES),
+    )
     sample = grid.sample_of[kind].gather(1, pixel)
+    taps = grid.chroma_map[kind].transpose(1, 2)  # [K, 64, h·v]
     together = taps.gather(1, sample[:, :, None].expand(-1, -1, grid.luma))
-    moved = torch.where(group[:, :, None] == 1, together, pixel[:, :, None])
-    rows = torch.arange(len(units))[:, None, None]
-    old = units[rows, moved]  # [K, T, h·v, 3]
-    change = torch.cat([torch.eye(3), -torch.eye(3)]).int()[move % 6][:, :, None]
-    shifted = ycc(old) + change - torch.tensor([0, 128, 128])
-    through = (shifted.float() @ TO_RGB.T).round().int()
-    new = torch.where((move < 6)[:, :, None, None], through, old + change).clamp(0, 255)
-    tried = units[:, None].repeat(1, chosen.shape[1], 1, 1)
+    moved = torch.where(group[:, :, None], together, pixel[:, :, None])
+    old = units[torch.arange(len(units))[:, None, None], moved]  # [K, T·moves, h·v, 3]
+    change = MOVES[move][:, :, None]
+    colour = ycc(old) + (change @ TO_YCC.T).round().int() - torch.tensor([0, 128, 128])
+    through = (colour.float() @ TO_RGB.T).round().int()
+    in_ycc = (move % len(AXES) < 3)[:, :, None, None]
+    new = torch.where(in_ycc, through, old + change.round().int()).clamp(0, 255)
+    tried = units[:, None].repeat(1, moved.shape[1], 1, 1)
     return moved, tried.scatter_(2, moved[..., None].expand(-1, -1, -1, 3), new)

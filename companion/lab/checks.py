@@ -1,0 +1,405 @@
+"""Checks of the book's coding exercises: what is still wrong with an answer, in one line.
+
+Every check prints a hint that starts with "Not yet", or a line that starts with "Well done", and
+returns whether the answer is right.  An answer that raises is not yet right: the check says how it
+failed, and never raises itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+from collections.abc import Callable
+from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from companion.theory import random_finite, total_variation, w2_squared
+
+
+def verdict(ok: bool, hint: str) -> bool:
+    """Print "Well done.", or "Not yet" and the hint; return `ok`."""
+    print("Well done." if ok else f"Not yet: {hint}")
+    return ok
+
+
+def judge(check: Callable[[Any], str | None]) -> Callable[[Any], bool]:
+    """Turn a function that returns a hint, or None for a right answer, into a check."""
+
+    @functools.wraps(check)
+    def judged(answer: Any) -> bool:
+        try:
+            hint = check(answer)
+        except Exception as error:
+            hint = f"it stopped with {type(error).__name__}: {error}"
+        return verdict(hint is None, hint or "")
+
+    return judged
+
+
+# ---- chapter 1: what compression is --------------------------------------------------------------
+
+
+@judge
+def check_huffman(huffman: Callable[..., Any]) -> str | None:
+    """`huffman(p)`: the lengths of the words of the best prefix code for the probabilities p."""
+    generator = np.random.default_rng(1)
+    laws = [[0.5, 0.5], [0.5, 0.25, 0.125, 0.125], [0.7, 0.1, 0.1, 0.1], [0.4, 0.3, 0.3, 0.0]]
+    laws += [generator.dirichlet(np.full(n, 0.5)).tolist() for n in (3, 5, 8, 21, 64)]
+    for p in laws:
+        shown = ", ".join(f"{x:.3g}" for x in p[:5]) + ", …" * (len(p) > 5)
+        found, law = huffman(p), f"p = ({shown})"
+        if found is None or np.shape(found) != (len(p),):
+            return f"for {law} it should return {len(p)} lengths, one for each symbol."
+        lengths = [int(x) for x in found]
+        if any(a != b for a, b in zip(lengths, found, strict=True)) or min(lengths) < 1:
+            return f"for {law} the lengths are {list(found)}: they must be whole and at least 1."
+        kraft = sum(Fraction(1, 2**n) for n in lengths)
+        if kraft > 1:
+            return f"for {law} the Kraft sum is {float(kraft):.4g}: no prefix code is that short."
+        # The merged weights of Huffman's algorithm add up to its mean length.
+        heap, best = sorted(p), 0.0
+        while len(heap) > 1:
+            merged = heapq.heappop(heap) + heapq.heappop(heap)
+            best += merged
+            heapq.heappush(heap, merged)
+        mean = float(np.dot(lengths, p))
+        if mean > best + 1e-9:
+            return f"for {law} the mean length is {mean:.4g} bits, and {best:.4g} is possible."
+    return None
+
+
+@judge
+def check_dream(dream: Callable[..., Any]) -> str | None:
+    """`dream(slots, n, seed)`: the n symbols that rANS takes out of random bits."""
+    n = 4000
+    for k, counts in ((2, [3, 1]), (12, [2048, 1024, 896, 100, 28])):
+        starts = [sum(counts[:a]) for a in range(len(counts))]
+        owner = [a for a, count in enumerate(counts) for _ in range(count)]
+        slots = SimpleNamespace(k=k, counts=counts, starts=starts, owner=owner)
+        found = dream(slots, n, 1)
+        if found is None or np.shape(found) != (n,):
+            return f"it should return {n} symbols when asked for {n}."
+        symbols, p = np.asarray(found), np.array(counts) / 2**k
+        if not np.isin(symbols, np.arange(len(counts))).all():
+            return f"with {len(counts)} symbols, all must be from 0 to {len(counts) - 1}."
+        if not np.array_equal(symbols, dream(slots, n, 1)):
+            return "the same seed should give the same symbols."
+        if np.array_equal(symbols, dream(slots, n, 2)):
+            return "another seed should give other symbols."
+        halves = {"first": symbols[: n // 2], "second": symbols[n // 2 :]}
+        for half, part in halves.items():
+            seen = np.bincount(part, minlength=len(counts)) / len(part)
+            if (abs(seen - p) > 5 * np.sqrt(p * (1 - p) / len(part))).any():
+                often = ", ".join(f"{x:.3f}" for x in seen)
+                return (
+                    f"with slots {counts}, the symbols of the {half} half occur with frequencies"
+                    f" {often}; are there enough random bits, at least k·n?"
+                )
+        if abs(np.corrcoef(symbols[1:], symbols[:-1])[0, 1]) > 5 / np.sqrt(n):
+            return "neighbouring symbols depend on each other: keep what each `pop` leaves."
+    return None
+
+
+@judge
+def check_hexagon(hexagon: Callable[..., Any]) -> str | None:
+    """`hexagon(points)`: the nearest point, [N, 2], of the lattice of (1, 0) and (½, √3/2)."""
+    points = np.random.default_rng(1).uniform(-6, 6, (2000, 2))
+    found = hexagon(points.copy())
+    if found is None or np.shape(found) != points.shape:
+        return "it should return [N, 2], one lattice point for each point."
+    found = np.asarray(found, dtype=float)
+    basis = np.array([[1.0, 0.0], [0.5, np.sqrt(3) / 2]])
+    whole = found @ np.linalg.inv(basis)
+    if abs(whole - np.rint(whole)).max() > 1e-6:
+        return "some of the points returned are no whole combinations of (1, 0) and (1/2, √3/2)."
+    near = np.arange(-20, 21)
+    lattice = np.stack(np.meshgrid(near, near), -1).reshape(-1, 2) @ basis
+    best = ((points[:, None] - lattice) ** 2).sum(-1).min(1)
+    worse = ((points - found) ** 2).sum(1) > best + 1e-9
+    if worse.any():
+        x, y = points[worse][0]
+        return (
+            f"for {worse.mean():.0%} of the points another lattice point is nearer,"
+            f" for instance for ({x:.2f}, {y:.2f}); compare more than one candidate."
+        )
+    return None
+
+
+# ---- chapter 2: learned codecs ------------------------------------------------------------------
+
+
+@judge
+def check_quantise(quantise: Callable[..., Any]) -> str | None:
+    """`quantise(y, mean)`: round(y - mean) + mean, straight through for y, no gradient for mean."""
+    generator = torch.Generator().manual_seed(0)
+    y = (4 * torch.randn(50, generator=generator)).requires_grad_(True)
+    mean = torch.randn(50, generator=generator).requires_grad_(True)
+    found = quantise(y, mean)
+    if found is None:
+        return "it should return the quantised values."
+    if not torch.allclose(found, torch.round(y - mean) + mean):
+        return "the values should be round(y - mean) + mean."
+    if not found.requires_grad:
+        return "no gradient gets through: where does y enter without being rounded?"
+    to_y, to_mean = torch.autograd.grad(found.sum(), (y, mean), allow_unused=True)
+    if to_y is None or not torch.allclose(to_y, torch.ones(50)):
+        return "the gradient with respect to y should be 1 everywhere."
+    if to_mean is not None and bool((to_mean.abs() > 1e-6).any()):
+        return "the gradient with respect to the mean should be 0; detach what is rounded."
+    return None
+
+
+@judge
+def check_symbol_bits(symbol_bits: Callable[..., Any]) -> str | None:
+    """`symbol_bits(q, scale)`: -log2 of the mass of N(0, scale²) on [q - ½, q + ½], stably."""
+    import math
+
+    q = np.array([0, 1, -1, 3, -7])
+    found = symbol_bits(q, 1.7)
+    if found is None:
+        return "it should return the bits of each symbol."
+    cdf = [0.5 * (1 + math.erf(t / 1.7 / math.sqrt(2))) for t in np.ravel([q - 0.5, q + 0.5])]
+    right = -np.log2(np.array(cdf[5:]) - np.array(cdf[:5]))
+    if not np.allclose(found, right, atol=1e-6):
+        return f"for q = {q.tolist()} and scale 1.7 it should be {np.round(right, 3).tolist()}."
+    far = np.asarray(symbol_bits(np.array([40, -40]), 0.5), dtype=float)
+    if not np.all(np.isfinite(far)):
+        return "for q = 40 at scale 0.5 it is not finite: work with logarithms of tail masses."
+    if not np.allclose(far, far[0]) or not 4400 < far[0] < 4600:
+        return "for q = ±40 at scale 0.5 it should be about 4510 bits, the same for both signs."
+    return None
+
+
+# ---- chapter 4: rate, distortion, perception -----------------------------------------------------
+
+
+@judge
+def check_critic(critic: Callable[..., Any]) -> str | None:
+    """`critic(p, q)`: bool [n], the atoms that the best critic calls "original" and not "decode"."""
+    generator = np.random.default_rng(4)
+    for n in (2, 5, 12):
+        for _ in range(10):
+            p, q = generator.dirichlet(np.ones(n), size=2)
+            found = np.asarray(critic(p.copy(), q.copy()))
+            if found.shape != (n,) or found.dtype != bool:
+                return f"for {n} atoms it should return {n} booleans."
+            right, best = (1 + (p - q)[found].sum()) / 2, (1 + total_variation(p, q)) / 2
+            if right < 0.5:
+                return f"a critic who is right with probability {right:.3f} should say the opposite."
+            if right < best - 1e-12:
+                return (
+                    f"this critic is right with probability {right:.3f}, and {best:.3f} is"
+                    " possible: which atoms are more often originals than decodes?"
+                )
+    return None
+
+
+@judge
+def check_realistic(realistic: Callable[..., Any]) -> str | None:
+    """`realistic(p_y, means, p_x, atoms)`: [m, n], the least-MSE decoder with the source's law."""
+    generator = np.random.default_rng(4)
+    for m, n in ((1, 3), (2, 3), (4, 9)):
+        for _ in range(10):
+            p_y, p_x = generator.dirichlet(np.ones(m)), generator.dirichlet(np.ones(n))
+            means, atoms = generator.normal(size=m), np.sort(generator.normal(size=n))
+            found = realistic(p_y.copy(), means.copy(), p_x.copy(), atoms.copy())
+            if found is None or np.shape(found) != (m, n):
+                return f"for {m} codes and {n} atoms it should return a table [{m}, {n}]."
+            table = np.asarray(found, dtype=float)
+            if table.min() < -1e-12 or np.abs(table.sum(1) - 1).max() > 1e-9:
+                return "every row should be a law: not negative, with sum 1."
+            if np.abs(p_y @ table - p_x).max() > 1e-9:
+                return "decodes are not distributed as the source: p_y @ table should be p_x."
+            cost = float((p_y[:, None] * table * (means[:, None] - atoms) ** 2).sum())
+            least = w2_squared(p_y, means, p_x, atoms)
+            if cost > least + 1e-9:
+                return (
+                    f"it is realistic, but moves the means by {cost:.4f}, and {least:.4f} is"
+                    " enough; do larger means get larger atoms?"
+                )
+    return None
+
+
+# ---- chapter 5: idempotence ----------------------------------------------------------------------
+
+
+@judge
+def check_orbit(orbit: Callable[..., Any]) -> str | None:
+    """`orbit(step, start, limit)`: when an orbit enters its cycle, and how long the cycle is."""
+    cases: list[tuple[Callable[[int], int], int, int, tuple[int, int] | None, str]] = [
+        (lambda x: x, 5, 10, (0, 1), "a start that is a fixed point"),
+        (lambda x: max(x - 1, 0), 3, 10, (3, 1), "a path of three steps into a fixed point"),
+        (lambda x: 1 - x, 0, 10, (0, 2), "two points that change places"),
+        (
+            lambda x: (2, 3, 4, 5, 3, 4)[x],
+            0,
+            20,
+            (2, 3),
+            "a path of two steps into a cycle of three",
+        ),
+        (lambda x: x + 1, 0, 10, None, "an orbit with no cycle within the limit"),
+    ]
+    for step, start, limit, expected, what in cases:
+        found = orbit(step, start, limit)
+        if found is None and expected is not None:
+            return f"for {what}, the answer is {expected}, and you returned None."
+        if (found if found is None else tuple(found)) != expected:
+            return f"for {what}, the answer is {expected}, not {found}."
+    return None
+
+
+@judge
+def check_right_inverse(decode: Callable[..., Any]) -> str | None:
+    """`decode(A, step, q, detail)`: points of the cell of q under x -> round(A x / step)."""
+    generator = torch.Generator().manual_seed(5)
+    for m, d in ((1, 2), (3, 8), (4, 4)):
+        a = torch.randn(m, d, dtype=torch.float64, generator=generator)
+        q = torch.randint(-4, 5, (50, m), generator=generator).double()
+        detail = 10 * torch.randn(50, d, dtype=torch.float64, generator=generator)
+        for step in (0.3, 2.0):
+            x = decode(a, step, q, torch.zeros_like(detail))
+            if not isinstance(x, torch.Tensor) or x.shape != detail.shape:
+                return (
+                    f"it should return a tensor of shape {tuple(detail.shape)}, one x for each q."
+                )
+            if not torch.equal(torch.round(x @ a.T / step), q):
+                return "without detail, some x do not re-encode to their q: is A x = step · q?"
+            x_detail = decode(a, step, q, detail)
+            if not torch.equal(torch.round(x_detail @ a.T / step), q):
+                return "with detail, some x leave their cell: let through only what A does not see."
+            if d > m and torch.allclose(x, x_detail):
+                return "the detail has no effect: add the part of it that A does not see."
+            if d > m and not torch.allclose(
+                decode(a, step, q, x_detail - x) - x, x_detail - x, atol=1e-6
+            ):
+                return "a detail that A does not see at all should come through whole."
+    return None
+
+
+# ---- chapter 6: Theorem 1 ------------------------------------------------------------------------
+
+
+@judge
+def check_conditional_sampler(sampler: Callable[..., Any]) -> str | None:
+    """`sampler(p_x, labels)`: the table p(x | y) of a deterministic encoder."""
+    for seed in range(5):
+        truth = random_finite(seed, 7, 3)
+        labels = truth.encoder.argmax(1)
+        table = np.asarray(sampler(truth.p_x.copy(), labels.copy()), dtype=float)
+        if table.shape != (3, 7):
+            return f"for 7 atoms in 3 cells the table is [3, 7], not {list(table.shape)}."
+        if np.abs(table.sum(1) - 1).max() > 1e-9:
+            return "some rows do not sum to 1: divide each by the mass of its cell."
+        if (table * (labels != np.arange(3)[:, None])).max() > 0:
+            return "some rows give mass to atoms outside their cell."
+        if np.abs(table - truth.posterior).max() > 1e-9:
+            return "the rows lie in their cells, but weigh the atoms otherwise than p_x does."
+    table = np.asarray(sampler([0.5, 0.0, 0.5], [0, 1, 0]), dtype=float)
+    if not np.allclose(table.sum(1), 1):
+        return "with a code of probability zero, its row is not a law."
+    return None
+
+
+@judge
+def check_mismatch(mismatch: Callable[..., Any]) -> str | None:
+    """`mismatch(p_x, encoder, decoder)`: P(the decode's new code differs), fresh randomness."""
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"decoder": "posterior"}, "a conditional sampler of a deterministic encoder"),
+        ({}, "a deterministic encoder and any decoder"),
+        ({"noisy_encoder": True}, "a random encoder, which draws afresh when it compresses again"),
+    ]
+    for options, what in cases:
+        for seed in range(5):
+            truth = random_finite(seed, 6, 3, **options)
+            found = float(mismatch(truth.p_x, truth.encoder, truth.decoder))
+            if abs(found - truth.delta) > 1e-9:
+                return f"for {what}, one answer is {truth.delta:.4f}, not {found:.4f}."
+    return None
+
+
+# ---- chapter 7: Theorem 2 ------------------------------------------------------------------------
+
+
+@judge
+def check_three(three: Callable[..., Any]) -> str | None:
+    """`three(p_x, labels, decoder)`: ε, δ and τ of a deterministic encoder."""
+    for kind in ("posterior", "idempotent", "point", "arbitrary"):
+        for seed in range(4):
+            truth = random_finite(seed, 6, 3, decoder=kind)
+            found = three(truth.p_x, truth.encoder.argmax(1), truth.decoder)
+            if np.shape(found) != (3,):
+                return "it should return three numbers: ε, δ, τ."
+            right = truth.epsilon, truth.delta, truth.conditional_tv
+            for name, a, b in zip("εδτ", found, right, strict=True):
+                if abs(float(a) - b) > 1e-9:
+                    return f"for one codec {name} is {b:.4f}, not {float(a):.4f}."
+    return None
+
+
+@judge
+def check_ranks(ranks: Callable[..., Any]) -> str | None:
+    """`ranks(truth, draws, rng)`: uniform ranks of the truth among draws, ties included."""
+    rng = np.random.default_rng(0)
+    n, m = 20_000, 4
+    sources = {
+        "without ties": lambda size: rng.normal(size=size),
+        "with many ties": lambda size: rng.integers(0, 3, size=size),
+        "when all are equal": lambda size: np.zeros(size),
+    }
+    for what, draw in sources.items():
+        found = np.asarray(ranks(draw(n), draw((m, n)), np.random.default_rng(1)))
+        if found.shape != (n,) or found.min() < 0 or found.max() > m:
+            return f"it should return {n} ranks between 0 and {m}, one for each truth."
+        share = np.bincount(found.astype(int), minlength=m + 1) / n
+        if np.abs(share - 1 / (m + 1)).max() > 0.015:
+            return f"{what}, the ranks are not uniform: {np.round(share, 2).tolist()}."
+    low = np.asarray(ranks(np.zeros(100), np.ones((m, 100)), np.random.default_rng(1)))
+    if (low != 0).any():
+        return "a truth below all draws has rank 0."
+    return None
+
+
+# ---- chapter 8: corollaries ----------------------------------------------------------------------
+
+
+@judge
+def check_bill(bill: Callable[..., Any]) -> str | None:
+    """`bill(p, atoms, labels)`: D* and W² of a deterministic code of atoms on the line."""
+    for seed in range(8):
+        truth = random_finite(seed, 6, 3, d=1)
+        labels = truth.encoder.argmax(1)
+        found = bill(truth.p_x.copy(), truth.atoms[:, 0].copy(), labels.copy())
+        if found is None or np.shape(found) != (2,):
+            return "it should return two numbers, D* and W²."
+        least, w2 = map(float, found)
+        if abs(least - truth.mmse) > 1e-9:
+            return f"for one code D* is {truth.mmse:.4f}, not {least:.4f}: decode to the means."
+        if abs(w2 - truth.w2_squared) > 1e-9:
+            return (
+                f"for one code W² is {truth.w2_squared:.4f}, not {w2:.4f}: from the law of the means"
+                " to that of the source."
+            )
+    return None
+
+
+@judge
+def check_set_dial(set_dial: Callable[..., Any]) -> str | None:
+    """`set_dial(x, decode, draw)`: estimates of the decoder's bias b and of the best α."""
+    for seed, b in enumerate((0.0, 0.5, 2.0)):
+        generator = np.random.default_rng(seed)
+        mean, x, draw = generator.normal(size=(3, 40_000, 4))  # given the mean, each has D* = 4
+        bias = np.sqrt(b / 4) * np.array([1, -1, 1, -1])
+        found = set_dial(mean + x, mean + bias, mean + draw)
+        if found is None or np.shape(found) != (2,):
+            return "it should return two numbers, b and the best α."
+        for name, value, truth in zip(("b", "α"), map(float, found), (b, b / (4 + b)), strict=True):
+            if abs(value - truth) > 0.1 / (1 if name == "b" else 4):
+                return (
+                    f"with D* = 4 and b = {b:g}, {name} should be about {truth:.2f}, not"
+                    f" {value:.2f}; errors are sums over the elements of a picture."
+                )
+    return None
