@@ -33,7 +33,7 @@ site: env ## build the HTML from the executed chapters
 	@echo "== the site, warnings as errors"
 	$(PY) tools/book.py build
 
-test: env lint unit run-notebooks site site-tests ## lint, the package's tests, every chapter, the built site
+test: lint unit run-notebooks site-tests ## lint, the package's tests, every chapter, the built site
 	@echo "== all passed"
 
 lint: env ## ruff and mypy
@@ -50,9 +50,9 @@ run-notebooks: env ## every chapter with nbmake, its exercises, its form
 	@echo "== the chapters"
 	$(PYTEST) -n 2 -v $(NOTEBOOK_TESTS)
 
-site-tests: env ## look at the built pages in a browser
+site-tests: site ## look at the built pages in a browser
 	@echo "== the site in a browser"
-	$(PYTEST) -v -m site tests/test_site.py
+	$(PYTEST) -n 2 -m site tests/test_site.py
 
 notebooks: env ## write each chapter's .ipynb from its .md
 	$(PY) tools/book.py notebooks

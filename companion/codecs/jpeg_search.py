@@ -23,7 +23,7 @@ AXES = torch.cat([TO_RGB.T, torch.eye(3), 1 - torch.eye(3)])
 MOVES = torch.cat([AXES, -AXES])
 """By how much a move changes R, G and B: so that Y, Cb or Cr changes by one, or one of R, G, B, or
 two of them; up and down."""
-INSET = 2
+HAIR = 2  # in the encoder's integers
 PATIENCE = 60  # repairs without a new best
 CHUNK = 512  # units repaired together
 
@@ -123,19 +123,18 @@ def _repair(
 ) -> Tensor:
     """Return units moved by single grey levels until the encoder's integers are within the walls.
 
-    Tabu search on Σ excess² over walls moved a hair inwards, which keeps its paths open: every step tries, in each unit, each of the `MOVES` where the gradient
-    favours it most, in exact arithmetic; makes the best one even if it is no improvement; and then
-    leaves the moved pixels alone for a few steps.
+    Tabu search on Σ excess², over walls moved inwards by a hair, which keeps paths open.  Every
+    step tries, in each unit, each of the `MOVES` where the gradient favours it most, in exact
+    arithmetic; makes the best one even if it is no improvement; and then leaves the moved pixels
+    alone for a few steps.
     """
     units, todo = start.clone(), torch.arange(len(start))
     n = grid.exact(units, kind)
-    inset = torch.div(high - low, 4, rounding_mode="floor").clamp(max=INSET)
+    inset = torch.div(high - low, 4, rounding_mode="floor").clamp(max=HAIR)
     best = _cost(n, low + inset, high - inset)
-    since, result = torch.zeros(len(units)), start.clone()
+    since, arrived, result = torch.zeros(len(units)), inside(n, low, high), start.clone()
     tabu = torch.zeros(units.shape[:2])  # the step until which a pixel is left alone
     for step in range(steps):
-        arrived = inside(n, low[todo], high[todo])
-        result[todo[arrived]] = units[arrived]
         going = ~arrived & (since < PATIENCE)
         if not going.all():
             units, n, tabu, todo = units[going], n[going], tabu[going], todo[going]
@@ -154,7 +153,8 @@ def _repair(
         units, n, moved = tried[row, pick], trial[row, pick], moved[row, pick]
         until = step + 4 + (moved[:, :1] + step) % 7  # tenures vary, lest it cycle
         tabu.scatter_(1, moved, until.float().expand(-1, grid.luma))
-        better = cost < best
+        arrived = inside(n, low[todo], high[todo])
+        better = arrived | (cost < best)
         result[todo[better]] = units[better]
         best, since = torch.where(better, cost, best), torch.where(better, 0, since + 1)
     return result
