@@ -251,6 +251,22 @@ def test_project_is_exact_from_every_start(sampling: str, quality: int) -> None:
                 assert (a == b).all()
 
 
+@pytest.mark.parametrize("sampling", ["4:4:4", "4:2:0"])
+def test_project_in_flat_saturated_colours(sampling: str) -> None:
+    """No blue to take away, and rounding errors that do not average out: the hardest blocks."""
+    rng = np.random.default_rng(0)
+    grain = rng.integers(-1, 2, (6, 3, 32, 32))
+    flat = np.array(
+        [[214, 56, 0], [255, 255, 255], [0, 0, 0], [254, 1, 0], [0, 254, 255], [3, 0, 9]]
+    )
+    x = torch.from_numpy((flat[:, :, None, None] + grain).clip(0, 255) / 255).float()
+    for quality in (30, 50, 75):
+        streams = file_of(sampling, quality, x)
+        cells = Jpeg().cells(streams)
+        for name, start in starts(x, Jpeg().decompress(streams)).items():
+            assert cells.project(start)[1].all(), (quality, name)
+
+
 def test_project_moves_no_more_than_it_must() -> None:
     x = scenes(2, 64, 64)
     streams = file_of("4:2:0", 75, x)

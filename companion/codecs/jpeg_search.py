@@ -183,21 +183,15 @@ def _scores(grid: Grid, units: Tensor, excess: Tensor, kind: Tensor) -> Tensor:
         rest = grid.remainder(units, kind, i)
         one[..., i] *= grid.luma * (rest == grid.luma - 1)
         one[..., len(AXES) + i] *= grid.luma * (rest == 0)
-    return torch.cat(
-        [one.masked_fill(outside, torch.inf), group.masked_fill(outside, torch.inf)], 2
-    )
+    return torch.cat([one, group], 2).masked_fill(outside.repeat(1, 1, 2), torch.inf)
 
 
 def _try(grid: Grid, units: Tensor, pixel: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
     """Make the moves at these pixels [K, T, moves]: (what they touch [K, T·moves, h·v], results)."""
-    count = pixel.shape[2]
-    move = torch.arange(count).expand(pixel.shape).flatten(1) % len(MOVES)
+    column = torch.arange(pixel.shape[2]).expand(pixel.shape).flatten(1)
+    pixel, move, group = pixel.flatten(1), column % len(MOVES), column >= len(MOVES)
     if grid.blocks == grid.luma:
         move = move * len(AXES)
-    pixel, group = (
-        pixel.flatten(1),
-        torch.arange(count).expand(pixel.shape).flatten(1) >= len(MOVES),
-    )
     sample = grid.sample_of[kind].gather(1, pixel)
     taps = grid.chroma_map[kind].transpose(1, 2)  # [K, 64, h·v]
     together = taps.gather(1, sample[:, :, None].expand(-1, -1, grid.luma))
