@@ -14,11 +14,14 @@ from torch import Tensor
 
 from companion.codecs.jpeg_transform import TO_RGB, TO_YCC, Grid, ycc
 
-ATTEMPTS = ((0.5, 0), (1.5, 0), (4.5, 0), (10.0, 0), (0.3, 200), (0.1, 200), (0.2, 400))
-"""(margin inside the walls in grey levels, most repairs): tried in turn on what is left.
+ATTEMPTS = (
+    *((0.5, 0, 0), (1.5, 0, 0), (4.5, 0, 0), (10.0, 0, 0), (1.5, 1, 0)),
+    *((0.3, 0, 200), (0.1, 0, 200), (0.3, 1, 200), (0.2, 0, 400)),
+)
+"""(margin inside the walls in grey levels, dither, most repairs): tried in turn on what is left.
 
 A margin makes room for rounding: its error in a coefficient is about 0.35, but up to 8 where the
-whole block rounds the same way.  Cells too narrow for it need repairs."""
+whole block rounds the same way, unless dithered.  Cells too narrow for it need repairs."""
 AXES = torch.cat([TO_RGB.T, torch.eye(3), 1 - torch.eye(3)])
 MOVES = torch.cat([AXES, -AXES])
 """By how much a move changes R, G and B: so that Y, Cb or Cr changes by one, or one of R, G, B, or
@@ -37,11 +40,11 @@ def search(grid: Grid, start: Tensor, low: Tensor, high: Tensor, kind: Tensor) -
     """Return integer units [K, P, 3] near `start`, inside their walls where that was found."""
     result = start.clone()
     todo = torch.arange(len(start))
-    for margin, repairs in ATTEMPTS:
+    for margin, dither, repairs in ATTEMPTS:
         a, b, k = low[todo], high[todo], kind[todo]
         units = _descend(grid, start[todo], a, b, k, margin, 300 if repairs else 60)
         hopeless = _empty(grid, units, a, b, k) if repairs else k < 0
-        units = units.round().int()
+        units = (units + 0.5 + dither * _thresholds(grid)).floor().clamp(0, 255).int()
         for part in torch.nonzero(~hopeless).flatten().split(CHUNK) if repairs else ():
             units[part] = _repair(grid, units[part], a[part], b[part], k[part], repairs)
         result[todo] = units
@@ -49,6 +52,13 @@ def search(grid: Grid, start: Tensor, low: Tensor, high: Tensor, kind: Tensor) -
         if not len(todo):
             break
     return result
+
+
+def _thresholds(grid: Grid) -> Tensor:
+    """Return evenly spread rounding offsets in [-½, ½), [P, 3], from an additive recurrence."""
+    pixel = torch.arange(grid.pixels)
+    row, column = pixel // (8 * grid.h), pixel % (8 * grid.h)
+    return (0.7549 * row + 0.5698 * column)[:, None].add(torch.arange(3) / 3) % 1 - 0.5
 
 
 def _box(low: Tensor, high: Tensor, margin: float) -> tuple[Tensor, Tensor]:

@@ -189,7 +189,9 @@ def check_critic(critic: Callable[..., Any]) -> str | None:
                 return f"for {n} atoms it should return {n} booleans."
             right, best = (1 + (p - q)[found].sum()) / 2, (1 + total_variation(p, q)) / 2
             if right < 0.5:
-                return f"a critic who is right with probability {right:.3f} should say the opposite."
+                return (
+                    f"a critic who is right with probability {right:.3f} should say the opposite."
+                )
             if right < best - 1e-12:
                 return (
                     f"this critic is right with probability {right:.3f}, and {best:.3f} is"
