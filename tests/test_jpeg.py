@@ -260,7 +260,7 @@ def test_project_in_flat_saturated_colours(sampling: str) -> None:
         [[214, 56, 0], [255, 255, 255], [0, 0, 0], [254, 1, 0], [0, 254, 255], [3, 0, 9]]
     )
     x = torch.from_numpy((flat[:, :, None, None] + grain).clip(0, 255) / 255).float()
-    for quality in (30, 50, 75):
+    for quality in (30, 50, 75, 90):
         streams = file_of(sampling, quality, x)
         cells = Jpeg().cells(streams)
         for name, start in starts(x, Jpeg().decompress(streams)).items():

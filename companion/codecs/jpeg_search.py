@@ -16,12 +16,13 @@ from companion.codecs.jpeg_transform import TO_RGB, TO_YCC, Grid, ycc
 
 ATTEMPTS = (
     *((0.5, 0, 0), (1.5, 0, 0), (4.5, 0, 0), (10.0, 0, 0), (1.5, 1, 0)),
-    *((0.3, 0, 200), (0.1, 0, 200), (0.3, 1, 200), (0.2, 0, 400)),
+    *((0.3, 0, 200), (0.1, 0, 200), (0.3, 1, 200), (0.0, 0, 200), (0.3, 0, 400)),
 )
 """(margin inside the walls in grey levels, dither, most repairs): tried in turn on what is left.
 
 A margin makes room for rounding: its error in a coefficient is about 0.35, but up to 8 where the
 whole block rounds the same way, unless dithered.  Cells too narrow for it need repairs."""
+LAST = 2  # of the attempts start from the middle of the cell, where a picture may be farther
 AXES = torch.cat([TO_RGB.T, torch.eye(3), 1 - torch.eye(3)])
 MOVES = torch.cat([AXES, -AXES])
 """By how much a move changes R, G and B: so that Y, Cb or Cr changes by one, or one of R, G, B, or
@@ -40,9 +41,10 @@ def search(grid: Grid, start: Tensor, low: Tensor, high: Tensor, kind: Tensor) -
     """Return integer units [K, P, 3] near `start`, inside their walls where that was found."""
     result = start.clone()
     todo = torch.arange(len(start))
-    for margin, dither, repairs in ATTEMPTS:
+    for number, (margin, dither, repairs) in enumerate(ATTEMPTS):
         a, b, k = low[todo], high[todo], kind[todo]
-        units = _descend(grid, start[todo], a, b, k, margin, 300 if repairs else 60)
+        near = _middle(grid, a, b, k) if number >= len(ATTEMPTS) - LAST else start[todo]
+        units = _descend(grid, near, a, b, k, margin, 300 if repairs else 60)
         hopeless = _empty(grid, units, a, b, k) if repairs else k < 0
         units = (units + 0.5 + dither * _thresholds(grid)).floor().clamp(0, 255).int()
         for part in torch.nonzero(~hopeless).flatten().split(CHUNK) if repairs else ():
@@ -52,6 +54,13 @@ def search(grid: Grid, start: Tensor, low: Tensor, high: Tensor, kind: Tensor) -
         if not len(todo):
             break
     return result
+
+
+def _middle(grid: Grid, low: Tensor, high: Tensor, kind: Tensor) -> Tensor:
+    """Return the decodes of the units' own coefficients, [K, P, 3], each chroma sample flat."""
+    colours = grid.pull_back((low + high) / 16, kind) / grid.copies[kind][:, :, None]
+    colours = colours * torch.tensor([1, grid.luma, grid.luma]) + torch.tensor([128, 0, 0])
+    return (colours @ TO_RGB.T).clamp(0, 255)
 
 
 def _thresholds(grid: Grid) -> Tensor:
@@ -136,8 +145,9 @@ def _repair(
     Tabu search on Σ excess², over walls moved inwards by a hair, which keeps paths open.  Every
     step tries, in each unit, each of the `MOVES` where the gradient favours it most, in exact
     arithmetic; makes the best one even if it is no improvement; and then leaves the moved pixels
-    alone for a few steps.
+    alone for a few steps.  Ties, frequent in flat blocks, are broken at random, alike in all units.
     """
+    generator = torch.Generator().manual_seed(0)
     units, todo = start.clone(), torch.arange(len(start))
     n = grid.exact(units, kind)
     inset = torch.div(high - low, 4, rounding_mode="floor").clamp(max=HAIR)
@@ -153,16 +163,18 @@ def _repair(
             break
         a, b, k = (low + inset)[todo], (high - inset)[todo], kind[todo]
         scores = _scores(grid, units, (n - n.clamp(a, b)).float(), k)
+        scores = scores * (1 + 0.1 * torch.rand(1, grid.pixels, 1, generator=generator))
         scores = scores.masked_fill((tabu > step)[:, :, None], torch.inf)
         pixel = scores.topk(1 if step < 64 else 3, 1, largest=False).indices  # [K, 1 or 3, moves]
         moved, tried = _try(grid, units, pixel, k)
         every = k[:, None].expand(-1, tried.shape[1]).flatten()
         trial = grid.exact(tried.flatten(0, 1), every).view(*tried.shape[:2], grid.blocks, 64)
-        cost, pick = _cost(trial, a[:, None], b[:, None]).min(1)
+        costs = _cost(trial, a[:, None], b[:, None])
+        pick = (costs + 0.5 * torch.rand(costs.shape[1], generator=generator)).argmin(1)
         row = torch.arange(len(todo))
+        cost = costs[row, pick]
         units, n, moved = tried[row, pick], trial[row, pick], moved[row, pick]
-        until = step + 4 + (moved[:, :1] + step) % 7  # tenures vary, lest it cycle
-        tabu.scatter_(1, moved, until.float().expand(-1, grid.luma))
+        tabu.scatter_(1, moved, step + 4 + 6 * torch.rand(1, generator=generator).item())
         arrived = inside(n, low[todo], high[todo])
         better = arrived | (cost < best)
         result[todo[better]] = units[better]
