@@ -3,8 +3,8 @@
 The loss is the Lagrangian of chapter 2, bits per pixel + λ · 255² · MSE.  The rate is estimated with
 uniform noise in place of rounding; the decoder and the context model see rounded latents with
 straight-through gradients.  The second rate is trained from scratch, the others are warm-started from
-their neighbour, which needs a third of the steps.  Pictures come as 64×64 crops and, every other
-step, as a quarter as many 128×128 ones, so that neither borders nor large pictures surprise the model.
+their neighbour in the zoo.  Pictures come as 64×64 crops and, every other step, as a quarter as many
+128×128 ones, so that neither borders nor large pictures surprise the model.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from companion.codecs.models import (
 from companion.lab.runs import Run, cosine
 from companion.photos import CropSampler, crops
 
-LAMBDAS = (0.001, 0.003, 0.008, 0.02, 0.05)
+LAMBDAS = (0.001, 0.003, 0.008, 0.02, 0.09)
 FIRST = 1  # the rate that is trained from scratch
 NEIGHBOUR = {0: 1, 2: 1, 3: 2, 4: 3}  # who is warm-started from whom
 SEED = 20240116
-STEPS = 10_000  # of the first rate, 32 crops of 64×64 each
-WARM_STEPS = 4_000  # of the others
+STEPS = {  # a rate each, 32 crops of 64×64 (or as many pixels) a step
+    "hyper": (4_000, 10_000, 10_000, 10_000, 10_000),
+    "elic": (3_000, 10_000, 5_000, 5_000, 5_000),
+}
 PEAK = {True: 1e-3, False: 5e-4}  # learning rate from scratch, and warm
 TAIL = (
     0.15  # the last part of every run is in float32: bfloat16 blurs the rounding of large latents
@@ -112,8 +114,16 @@ class Plan:
 
     family: str
     rate: int
-    steps: int
-    peak: float
+
+    @property
+    def steps(self) -> int:
+        """Return the length of the whole schedule."""
+        return STEPS[self.family][self.rate]
+
+    @property
+    def peak(self) -> float:
+        """Return the highest learning rate."""
+        return PEAK[self.rate == FIRST]
 
     @property
     def name(self) -> str:
@@ -121,17 +131,22 @@ class Plan:
         return f"{self.family}-{self.rate}"
 
 
-def train_rate(plan: Plan, *, resume: bool = True) -> None:
-    """Train one rate, resuming its run; put the weights into the zoo when it is done."""
+def train_rate(plan: Plan, *, fraction: float = 1.0, resume: bool = True) -> None:
+    """Train one rate, resuming its run; put the weights into the zoo when it is done.
+
+    A `fraction` below 1 stops early on the same schedule: its learning curve is the beginning of the
+    full one, and the zoo is left alone.
+    """
     from accelerate import Accelerator
 
     torch.manual_seed(SEED + plan.rate)
     lmbda = LAMBDAS[plan.rate]
+    stop = plan.steps if fraction >= 1 else math.ceil(plan.steps * fraction)
     network = ARCHITECTURES[plan.family]()
     run = Run(plan.name)
     state = run.restore() if resume else None
     if state is None and plan.rate != FIRST:
-        state = warm_start(plan)
+        state = zoo.load(f"{plan.family}-{NEIGHBOUR[plan.rate]}")
     if state is not None:
         load_weights(network, state)
     else:
@@ -149,9 +164,9 @@ def train_rate(plan: Plan, *, resume: bool = True) -> None:
     held_out = crops("val", 256, size=64, seed=0).pictures.to(accelerator.device)
     first_step = run.step
     bar = tqdm(
-        range(run.step, plan.steps),
+        range(run.step, stop),
         initial=run.step,
-        total=plan.steps,
+        total=stop,
         desc=plan.name,
         mininterval=5,
     )
@@ -171,12 +186,12 @@ def train_rate(plan: Plan, *, resume: bool = True) -> None:
         accelerator.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         run.step = step + 1
-        if run.step % 250 == 0 or run.step == plan.steps:
+        if run.step % 250 == 0 or run.step == stop:
             measured = validate(network, held_out, lmbda)
             run.curve.append({"step": run.step, **measured})
             bar.set_postfix(measured)
             run.save(weights(network))
-    if accelerator.is_main_process:
+    if stop == plan.steps and accelerator.is_main_process:
         ship(plan, run, network)
 
 
@@ -192,12 +207,6 @@ def widen(network: Network) -> None:
     with torch.no_grad():
         last.weight.mul_(10)
         first.weight.div_(10)
-
-
-def warm_start(plan: Plan) -> dict[str, Tensor]:
-    """Return the neighbour's weights: of its finished run, or else of the zoo."""
-    name = f"{plan.family}-{NEIGHBOUR[plan.rate]}"
-    return Run(name).restore() or zoo.load(name)
 
 
 def ship(plan: Plan, run: Run, network: Network) -> None:
@@ -219,9 +228,6 @@ def ship(plan: Plan, run: Run, network: Network) -> None:
 def train(
     family: str, rates: list[int] | None = None, *, fraction: float = 1.0, resume: bool = True
 ) -> None:
-    """Train the rates of a family, the first one first; `fraction` shortens every run."""
-    order = [FIRST, 2, 0, 3, 4]
-    for rate in [r for r in order if rates is None or r in rates]:
-        first = rate == FIRST
-        steps = math.ceil((STEPS if first else WARM_STEPS) * fraction)
-        train_rate(Plan(family, rate, steps, PEAK[first]), resume=resume)
+    """Train the rates of a family, the first one first; a `fraction` below 1 stops each early."""
+    for rate in [r for r in (FIRST, 2, 3, 4, 0) if rates is None or r in rates]:
+        train_rate(Plan(family, rate), fraction=fraction, resume=resume)
