@@ -56,6 +56,45 @@ class Cells(Protocol):
 
 
 @runtime_checkable
+class Boxes(Cells, Protocol):
+    """Cells that are boxes in known coordinates: lower ≤ analysis(x) ≤ upper, [N, D].
+
+    Counted in quantiser steps, so that u = analysis(x) - centre lies in [-½, ½].
+    """
+
+    @property
+    def lower(self) -> Tensor:
+        """Return the lower walls, [N, D]."""
+        ...
+
+    @property
+    def upper(self) -> Tensor:
+        """Return the upper walls, [N, D]."""
+        ...
+
+    @property
+    def centre(self) -> Tensor:
+        """Return the middles, [N, D]."""
+        ...
+
+    def analysis(self, x: Tensor) -> Tensor:
+        """Return the coordinates [N, D]; differentiable."""
+        ...
+
+    def excess(self, x: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+        """Return by how much x is beyond each wall, moved inwards by `margin`: [N, D]."""
+        ...
+
+    def slack(self, x: Tensor) -> Tensor:
+        """Return [N]: how far the coordinate nearest to a wall is from it; negative outside."""
+        ...
+
+    def decodes(self) -> Tensor:
+        """Return g(y), the MSE decodes, not clamped."""
+        ...
+
+
+@runtime_checkable
 class Codec(Protocol):
     """A pair (f, g): pictures to bytes and back, and the cells those bytes name."""
 
@@ -74,9 +113,46 @@ class Codec(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Units:
+    """How a prior's own numbers become public ones: public = centre + scale · own.
+
+    Photographs are public in [0, 1] and go through a network in [-1, 1]; toys are what they are.
+    """
+
+    centre: float = 0.0
+    scale: float = 1.0
+
+    def public(self, own: Tensor) -> Tensor:
+        """Return public pictures, those that cells and people see."""
+        return self.centre + self.scale * own
+
+    def own(self, public: Tensor) -> Tensor:
+        """Return the prior's own numbers."""
+        return (public - self.centre) / self.scale
+
+
 @runtime_checkable
 class Prior(Protocol):
-    """What pictures look like, known through one function: the best denoiser."""
+    """What pictures look like, known through one function: the best denoiser.
+
+    `units` says how its numbers become public ones; `deviation` is the standard deviation of one of
+    them, in its own units: the scale on which noise is little or much.
+    """
+
+    @property
+    def units(self) -> Units:
+        """Return how its numbers become public ones."""
+        ...
+
+    @property
+    def deviation(self) -> float:
+        """Return the standard deviation of a coordinate, in its own units."""
+        ...
+
+    def error(self, sigma: float) -> float:
+        """Return how far off `denoise` is at a noise level: root mean square over coordinates."""
+        ...
 
     def denoise(self, x_t: Tensor, sigma: Tensor) -> Tensor:
         """Return E[x_0 | x_t] where x_t = x_0 + sigma · n and n is standard normal.
@@ -88,7 +164,12 @@ class Prior(Protocol):
 
 @runtime_checkable
 class LatentPrior(Protocol):
-    """A generator: pictures as the image of a simple latent law (a GAN)."""
+    """A generator: pictures as the image of a simple latent law (a GAN), in units of its own."""
+
+    @property
+    def units(self) -> Units:
+        """Return how its numbers become public ones."""
+        ...
 
     def generate(self, w: Tensor) -> Tensor:
         """Return the pictures of the latents w [N, …]."""
@@ -99,7 +180,7 @@ class LatentPrior(Protocol):
 class Record:
     """What a sampler did: enough to plot its path and to judge its honesty, a picture each."""
 
-    residual: list[Tensor] = field(default_factory=list)  # violation [N] after each noise level
+    residual: list[Tensor] = field(default_factory=list)  # of the estimate, [N], a noise level each
     evaluations: int = 0  # prior.denoise calls per picture
     seconds: float = 0.0  # wall-clock time for the whole batch
     exact: Tensor | None = None  # bool [N]: did the result end in its cell?

@@ -2,7 +2,8 @@
 
 A model is two files in `companion/data/weights`: `NAME.safetensors` in half precision, and the card
 `NAME.json` with its architecture, the command that made it, data, seed, steps, hardware, time,
-learning curve, metrics and the sha256 of the weights.  Nothing is ever unpickled, and no weights
+learning curve, metrics and the sha256 of the weights.  The diffusion prior is a folder instead, which
+diffusers opens unchanged.  Nothing is ever unpickled, and no weights
 are used whose checksum differs from their card's.
 """
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from companion.errors import WeightsError
 
 FOLDER = Path(__file__).parent / "data" / "weights"
+NETWORK = Path("unet", "diffusion_pytorch_model.safetensors")  # inside a diffusers pipeline
 
 
 def names() -> list[str]:
@@ -58,6 +60,17 @@ def load(name: str) -> dict[str, Tensor]:
     return as_float32(load_file(path))
 
 
+def folder(name: str) -> Path:
+    """Return the folder of a shipped diffusers pipeline, after checking its weights."""
+    path = FOLDER / name
+    if not (path / NETWORK).exists() or sha256(path / NETWORK) != card(name)["sha256"]:
+        raise WeightsError(
+            f"The pipeline in {path} is missing, or not the one its card describes (sha256 differs). "
+            "Restore the folder from the repository."
+        )
+    return path
+
+
 def as_float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors with every half-precision one widened to float32."""
     half = (torch.float16, torch.bfloat16)
@@ -78,6 +91,19 @@ def ship(name: str, tensors: dict[str, Tensor], description: dict[str, Any]) -> 
         raise WeightsError(f"These tensors of {name!r} do not fit half precision: {too_large}.")
     path = FOLDER / f"{name}.safetensors"
     save_file(narrow, path)
+    write_card(name, path, description)
+
+
+def ship_pipeline(name: str, pipeline: Any, description: dict[str, Any]) -> None:
+    """Write a diffusers pipeline into the zoo, its network in float16, and its card."""
+    pipeline.unet.half()
+    pipeline.save_pretrained(str(FOLDER / name), safe_serialization=True)
+    pipeline.unet.float()
+    write_card(name, FOLDER / name / NETWORK, description)
+
+
+def write_card(name: str, path: Path, description: dict[str, Any]) -> None:
+    """Write a model's card, with the checksum of its weights."""
     described = {"name": name, **description, "sha256": sha256(path), "bytes": path.stat().st_size}
     (FOLDER / f"{name}.json").write_text(json.dumps(described, indent=1) + "\n")
     card.cache_clear()

@@ -234,14 +234,20 @@ def straight_through_round(x: Tensor) -> Tensor:
     return x + (torch.round(x) - x).detach()
 
 
-TABLES = ("_offset", "_quantized_cdf", "_cdf_length", "scale_table", "scale_bound")
+# Buffers that are not weights: coding tables, of which `entropy` computes its own, and constants such
+# as a bound of 1e-9, which half precision would turn into 0.
+NOT_WEIGHTS = (
+    *("_offset", "_quantized_cdf", "_cdf_length", "scale_table", "scale_bound"),
+    *("lower_bound.bound", "pedestal"),
+)
 
 
 def load_weights(network: Network, state: dict[str, Tensor]) -> None:
-    """Load weights; the coding tables are not among them, `entropy` computes its own."""
+    """Load weights, and only those."""
+    kept = {k: v for k, v in state.items() if not k.endswith(NOT_WEIGHTS)}
     # Not CompressAI's own method: it insists on the tables.
-    missing, unexpected = nn.Module.load_state_dict(network, state, strict=False)
-    wrong = [k for k in [*missing, *unexpected] if not k.endswith(TABLES)]
+    missing, unexpected = nn.Module.load_state_dict(network, kept, strict=False)
+    wrong = [k for k in [*missing, *unexpected] if not k.endswith(NOT_WEIGHTS)]
     if wrong:
         raise WeightsError(
             f"These tensors do not fit the architecture {type(network).__name__}: {wrong}."
@@ -249,5 +255,5 @@ def load_weights(network: Network, state: dict[str, Tensor]) -> None:
 
 
 def weights(network: Network) -> dict[str, Tensor]:
-    """Return the state dict without the coding tables."""
-    return {k: v for k, v in network.state_dict().items() if not k.endswith(TABLES)}
+    """Return the state dict without what is not weights."""
+    return {k: v for k, v in network.state_dict().items() if not k.endswith(NOT_WEIGHTS)}

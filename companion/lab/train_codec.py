@@ -29,12 +29,12 @@ from companion.codecs.models import (
 from companion.lab.runs import Run, cosine
 from companion.photos import CropSampler, crops
 
-LAMBDAS = (0.001, 0.003, 0.008, 0.02, 0.09)
+LAMBDAS = (0.001, 0.003, 0.008, 0.02, 0.05)
 FIRST = 1  # the rate that is trained from scratch
 NEIGHBOUR = {0: 1, 2: 1, 3: 2, 4: 3}  # who is warm-started from whom
 SEED = 20240116
 STEPS = {  # a rate each, 32 crops of 64×64 (or as many pixels) a step
-    "hyper": (4_000, 10_000, 10_000, 10_000, 10_000),
+    "hyper": (4_000, 10_000, 4_000, 4_000, 4_000),
     "elic": (3_000, 10_000, 5_000, 5_000, 5_000),
 }
 PEAK = {True: 1e-3, False: 5e-4}  # learning rate from scratch, and warm

@@ -1,0 +1,80 @@
+"""What all samplers share: the descent through noise levels, and an honest record of it.
+
+A draw from the prior alone asks for x̂₀ = E[x₀ | x_t] at each level and steps towards it (chapter 9).
+A draw from the prior *inside a cell* does the same with another estimate: one that has been told
+about the bitstream.  The samplers of this package differ in how they tell it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from companion.contracts import Boxes, Prior, Record
+from companion.errors import CompanionError
+from companion.priors.drawing import Noise, noise_levels, step_down
+
+# (x_t, noise level, source of noise) -> the estimate of x₀, in the prior's units, that knows of the cell
+Estimate = Callable[[Tensor, float, Noise], Tensor]
+
+
+def descend(
+    prior: Prior,
+    cells: Boxes,
+    estimate: Estimate,
+    *,
+    steps: int,
+    seeds: Sequence[int],
+    start: float | None = None,
+    calm: float = 0.0,
+) -> tuple[Tensor, Record]:
+    """Draw one public picture a cell, with an estimate that knows of the cells.
+
+    With `start`, a noise level in the prior's units, the descent begins there, from the noised MSE
+    decode, and not from pure noise.  `calm` in [0, 1] is the share of fresh noise left out: 0 is the
+    ancestral draw, 1 the deterministic step of DDIM.
+    """
+    record = Record()
+    since = time.perf_counter()
+    noise = Noise(check_seeds(seeds, cells))
+    levels = noise_levels(prior, steps, start).tolist()
+    own = prior.units.own(cells.decodes())
+    x = levels[0] * noise.like(own) + (own if start is not None else 0)
+    for t, s in pairwise(levels):
+        x_0 = estimate(x, t, noise)
+        record.evaluations += 1
+        record.residual.append(violation(cells, prior.units.public(x_0)))
+        x = step_down(x, x_0, t, s, noise.like(x) if s else None, calm)
+    return finish(prior, cells, x, record, since)
+
+
+def finish(
+    prior: Prior, cells: Boxes, x: Tensor, record: Record, since: float
+) -> tuple[Tensor, Record]:
+    """Return the public pictures, and the record with time, slack and membership filled in."""
+    if not bool(x.isfinite().all()):
+        raise CompanionError(
+            "The sampler diverged: its picture holds values that are not finite. Use smaller steps."
+        )
+    pictures = prior.units.public(x)
+    record.seconds = time.perf_counter() - since
+    record.slack = cells.slack(pictures)
+    record.exact = cells.contains(pictures)
+    return pictures, record
+
+
+def check_seeds(seeds: Sequence[int], cells: Boxes) -> list[int]:
+    """Return the seeds, one a cell."""
+    if len(seeds) != len(cells):
+        raise CompanionError(f"{len(cells)} cells need {len(cells)} seeds, not {len(seeds)}.")
+    return list(seeds)
+
+
+@torch.no_grad()
+def violation(cells: Boxes, x: Tensor) -> Tensor:
+    """Return how far public pictures lie outside their cells, [N]."""
+    return cells.violation(x)

@@ -1,0 +1,131 @@
+"""The soft cell: what the estimate becomes when one is told that y(x₀) lies in the cell.
+
+At noise level σ the prior knows x₀ up to an error of variance c(σ), so it knows y up to a variance
+s² = c·‖∂y/∂x‖² a latent.  Given in addition that y lies between two walls, a Gaussian y has the
+truncated normal's mean and variance: hardly changed where s is small and y well inside, the middle
+of the cell where s is large.  Each latent's news is passed on as a Gaussian measurement with just
+these moments (moment matching, Minka 2001), and the estimate of x₀ given all of them solves a
+linear problem, with a few steps of conjugate gradients on the codec's encoder alone:
+
+    (1/c + JᵀTJ) δ = Jᵀ (E[y | cell] - y) / Var[y | cell],      J = ∂y/∂x,  T = 1/Var[y | cell] - 1/s²
+
+The next level starts from a *draw* from the Gaussian of that mean and of the inverse of that matrix:
+with the mean alone, few steps lose the spread.  For a white Gaussian source and an orthogonal
+transform this is exact at every level but for the Gaussian in place of the truncated one; where how
+sure the prior is depends on x_t, as between two modes, it is an approximation (chapter 10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from companion.contracts import Boxes, Prior, Record
+from companion.inversion.descent import descend
+from companion.priors.drawing import Noise
+from companion.sources.truncated import truncated_moments
+
+PROBES = 16  # random directions that the encoder's gain is measured along
+STRIDE = 1e-3  # of the differences that stand for derivatives, in public units
+
+
+def gain(cells: Boxes, seed: int = 0) -> Tensor:
+    """Return ‖∂y_i/∂x‖² at the MSE decodes, [N, D]: the variance of y when x has white unit noise."""
+    x = cells.decodes()
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros(())
+    with torch.no_grad():
+        for _ in range(PROBES):
+            v = torch.randn(x.shape[1:], generator=generator, dtype=x.dtype).to(x) * STRIDE
+            total = total + (cells.analysis(x + v) - cells.analysis(x - v)).square()
+    return total / (PROBES * 4 * STRIDE**2)
+
+
+def tilt(
+    x: Tensor, cells: Boxes, error: float, gains: Tensor, inner: int, noise: Noise | None
+) -> Tensor:
+    """Return the estimate of x₀ [N, …] given also its cell; `error` is its variance without.
+
+    With `noise` a draw of x₀ from the Gaussian of that mean and of the inverse of the matrix above
+    for covariance: the right-hand side is perturbed by noise of the matrix's own covariance.
+    """
+    x = x.detach().requires_grad_(True)
+    y = cells.analysis(x)
+    mean, variance = given_cell(y.detach(), error * gains, cells.lower.to(y), cells.upper.to(y))
+    # What the walls add to the knowledge of y; none where the cell is wide against s.
+    precision = (1 / variance - 1 / (error * gains)).clamp_min(0)
+
+    def back(v: Tensor) -> Tensor:
+        (answer,) = torch.autograd.grad(y, x, v, retain_graph=True)
+        return answer
+
+    @torch.no_grad()
+    def forth(v: Tensor) -> Tensor:
+        size = (
+            v.flatten(1).square().mean(1).sqrt().clamp_min(1e-20).reshape(-1, *[1] * (v.ndim - 1))
+        )
+        h = STRIDE / size
+        return (cells.analysis(x + h * v) - y) / h.reshape(-1, 1)
+
+    news = (mean - y.detach()) / variance
+    b = back(news)
+    if noise is not None:
+        b = (
+            b
+            + back(precision.sqrt() * noise.like(y.detach()))
+            + noise.like(x.detach()) / error**0.5
+        )
+    delta = conjugate_gradients(lambda v: v / error + back(precision * forth(v)), b, inner)
+    return x.detach() + delta
+
+
+def given_cell(y: Tensor, variance: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of N(y, variance) restricted to [lower, upper], elementwise."""
+    s = variance.sqrt().double()
+    a, b = (lower - y).double() / s, (upper - y).double() / s
+    mean, spread = truncated_moments(a, b)
+    return (y + s * mean).to(y), (s.square() * spread).clamp_min(1e-12).to(y)
+
+
+def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, steps: int) -> Tensor:
+    """Solve apply(δ) = b for N symmetric positive problems at once, from δ = 0."""
+
+    def dot(u: Tensor, v: Tensor) -> Tensor:
+        return (u * v).flatten(1).sum(1).reshape(-1, *[1] * (u.ndim - 1))
+
+    delta, r = torch.zeros_like(b), b
+    p, rr = r, dot(r, r)
+    for _ in range(steps):
+        ap = apply(p)
+        length = rr / dot(p, ap).clamp_min(1e-30)
+        delta, r = delta + length * p, r - length * ap
+        new = dot(r, r)
+        p, rr = r + (new / rr.clamp_min(1e-30)) * p, new
+    return delta
+
+
+def soft(
+    prior: Prior,
+    cells: Boxes,
+    *,
+    steps: int,
+    seeds: Sequence[int],
+    inner: int = 4,
+    drawn: bool = True,
+    start: float | None = None,
+    calm: float = 0.0,
+) -> tuple[Tensor, Record]:
+    """Return one draw a cell; `inner` conjugate gradient steps are made at each noise level."""
+    gains = gain(cells).clamp_min(1e-12)
+
+    def estimate(x: Tensor, sigma: float, noise: Noise) -> Tensor:
+        with torch.no_grad():
+            x_0 = prior.denoise(x, x.new_full((len(x),), sigma))
+        error = (prior.units.scale * prior.error(sigma)) ** 2
+        return prior.units.own(
+            tilt(prior.units.public(x_0), cells, error, gains, inner, noise if drawn else None)
+        )
+
+    return descend(prior, cells, estimate, steps=steps, seeds=seeds, start=start, calm=calm)

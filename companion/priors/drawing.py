@@ -1,0 +1,78 @@
+"""Unconditional draws from any prior that can denoise, and what every sampler shares with them.
+
+A draw starts from noise much stronger than the data and goes down a ladder of noise levels.  On
+each rung the prior says which picture it expects, x̂₀ = E[x₀ | x_t], and the next, less noisy x_s is
+drawn from the law of x_s given x_t and x₀ = x̂₀, a Gaussian known in closed form (chapter 9).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from companion.contracts import Prior
+
+HIGHEST, LOWEST = 160.0, 0.008  # noise levels, in units of the data's standard deviation
+SPACING = 7.0  # Karras et al. (2022): levels lie evenly in σ^(1/7), closer together when small
+
+
+class Noise:
+    """Standard normal noise with a seed a picture, so that a draw does not depend on its batch."""
+
+    def __init__(self, seeds: list[int]) -> None:
+        self.generators = [torch.Generator().manual_seed(s) for s in seeds]
+
+    def like(self, x: Tensor) -> Tensor:
+        """Return fresh noise of the shape of x [N, …], N the number of seeds."""
+        drawn = [torch.randn(x.shape[1:], generator=g, dtype=x.dtype) for g in self.generators]
+        return torch.stack(drawn).to(x.device)
+
+
+def noise_levels(prior: Prior, steps: int, highest: float | None = None) -> Tensor:
+    """Return steps + 1 falling noise levels in the prior's units, the last of them 0.
+
+    `highest` is where to start, in the prior's units (by default far above the data).
+    """
+    top = HIGHEST * prior.deviation if highest is None else highest
+    ends = torch.tensor([top, LOWEST * prior.deviation], dtype=torch.float64) ** (1 / SPACING)
+    rungs = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, steps, dtype=torch.float64))
+    return torch.cat([rungs**SPACING, torch.zeros(1, dtype=torch.float64)])
+
+
+def training_levels(prior: Prior, steps: int) -> Tensor:
+    """Return steps + 1 falling noise levels, spaced as networks are trained, the last of them 0.
+
+    Evenly in the time of a cosine schedule, σ = tan(πt/2) for data of deviation ½: many levels where
+    signal and noise are alike.
+    """
+    last = 0.995  # at t = 1 the noise would be infinite
+    t = torch.linspace(last, 0, steps + 1, dtype=torch.float64)
+    return 2 * prior.deviation * torch.tan(torch.pi * t / 2)
+
+
+def step_down(
+    x_t: Tensor, x_0: Tensor, t: float, s: float, noise: Tensor | None, calm: float = 0.0
+) -> Tensor:
+    """Return a draw of x_s given x_t and x₀, for noise levels s < t.
+
+    `calm` is the share of the fresh noise that is replaced by the noise found in x_t: 0 for the
+    ancestral draw, 1 for the deterministic step of DDIM, which is also taken where `noise` is None.
+    """
+    fresh = 0.0 if noise is None else (1 - calm) * s * (1 - (s / t) ** 2) ** 0.5
+    kept = (s**2 - fresh**2) ** 0.5
+    x_s = x_0 + (kept / t) * (x_t - x_0)
+    return x_s if noise is None else x_s + fresh * noise
+
+
+def draw(prior: Prior, like: Tensor, *, steps: int, seeds: list[int]) -> Tensor:
+    """Return one unconditional draw a seed, shaped and typed like the N examples `like`."""
+    noise = Noise(seeds)
+    levels = noise_levels(prior, steps).tolist()
+    x = levels[0] * noise.like(like)
+    for t, s in pairwise(levels):
+        with torch.no_grad():
+            x_0 = prior.denoise(x, x.new_full((len(x),), t))
+        x = step_down(x, x_0, t, s, noise.like(x) if s else None)
+    return x

@@ -1,0 +1,201 @@
+"""The samplers, against sources whose posterior is known exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from companion.contracts import Boxes, Record
+from companion.errors import CompanionError
+from companion.inversion import dps, dsg, exact, proximal, soft
+from companion.inversion.soft import conjugate_gradients, gain, given_cell
+from companion.sources import Gaussian, Mixture, Posterior, QuantiserCells, UniformQuantiser
+from companion.sources.truncated import truncated_moments
+
+N = 600
+SEEDS = list(range(N))
+
+
+def one_cell(quantiser: UniformQuantiser, code: list[int]) -> QuantiserCells:
+    """Return N copies of one cell."""
+    return quantiser.cells(torch.tensor([code]).expand(N, -1))
+
+
+@pytest.fixture(scope="module")
+def line() -> tuple[Gaussian, QuantiserCells]:
+    """Return the Gaussian and the cell [0.3, 1.1] of FACTS 1: true deviation 0.228."""
+    return Gaussian(0.0, 1.0), one_cell(UniformQuantiser(0.8, offset=0.7), [0])
+
+
+def u(cells: QuantiserCells, x: Tensor) -> Tensor:
+    """Return where in their cells points lie, in [-½, ½] when inside."""
+    return cells.analysis(x) - cells.centre
+
+
+def test_the_cells_of_toys_are_boxes(line: tuple[Gaussian, QuantiserCells]) -> None:
+    assert isinstance(line[1], Boxes)
+
+
+def test_the_soft_cell_has_the_posteriors_spread(line: tuple[Gaussian, QuantiserCells]) -> None:
+    prior, cells = line
+    true, _ = exact(prior, cells, seeds=SEEDS)
+    x, record = soft(prior, cells, steps=20, seeds=SEEDS, inner=1)
+    assert x.mean().item() == pytest.approx(true.mean().item(), abs=0.04)
+    assert x.std().item() == pytest.approx(0.228, rel=0.08)
+    assert record.exact is not None
+    assert record.exact.double().mean() > 0.98
+
+
+def test_a_point_residual_has_no_spread_and_a_hinge_piles_up_at_the_walls(
+    line: tuple[Gaussian, QuantiserCells],
+) -> None:
+    """The control of the test above: the same diagnostics find what is wrong with the others."""
+    prior, cells = line
+    point, _ = proximal(prior, cells, steps=20, seeds=SEEDS, domain="latent")
+    hinge, _ = proximal(prior, cells, steps=20, seeds=SEEDS, domain="cell")
+    assert point.std() < 0.02
+    near = (u(cells, hinge).abs() > 0.48).double().mean()
+    true = (u(cells, exact(prior, cells, seeds=SEEDS)[0]).abs() > 0.48).double().mean()
+    assert near > 5 * true
+
+
+def test_the_soft_cell_is_right_for_correlated_dimensions() -> None:
+    prior = Gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]])
+    cells = one_cell(UniformQuantiser(0.8, offset=0.3), [0, 0])
+    posterior = Posterior(prior, cells)
+    x, record = soft(prior, cells, steps=20, seeds=SEEDS, inner=2)
+    torch.testing.assert_close(x.mean(0), posterior.mean[0], atol=0.06, rtol=0)
+    torch.testing.assert_close(x.std(0), posterior.sample(seed=0).std(0), atol=0.04, rtol=0)
+    assert record.exact is not None
+    assert record.exact.double().mean() > 0.95
+
+
+def test_of_two_modes_in_a_cell_the_soft_cell_is_nearer_the_truth_than_a_hinge() -> None:
+    """Not exact here: how sure the prior is depends on x_t, and one error a level stands for it."""
+    prior = Mixture([0.5, 0.5], [[-0.5], [0.8]], [0.05, 0.1])
+    cells = one_cell(UniformQuantiser(1.5), [0])
+    true = exact(prior, cells, seeds=SEEDS)[0].sort(0).values
+
+    def distance(x: Tensor) -> float:
+        return (x.sort(0).values - true).abs().mean().item()
+
+    softly = distance(soft(prior, cells, steps=20, seeds=SEEDS, inner=1)[0])
+    assert softly < distance(proximal(prior, cells, steps=20, seeds=SEEDS, domain="cell")[0])
+    assert softly < distance(proximal(prior, cells, steps=20, seeds=SEEDS, domain="latent")[0])
+
+
+def test_more_steps_bring_the_soft_cell_closer_to_the_posterior() -> None:
+    prior = Mixture([0.5, 0.5], [[-0.5], [0.8]], [0.02, 0.05])
+    cells = one_cell(UniformQuantiser(1.5), [0])
+    true = Posterior(prior, cells).sample(seed=0).sort(0).values
+
+    def distance(steps: int) -> float:
+        x, _ = soft(prior, cells, steps=steps, seeds=SEEDS, inner=1)
+        return (x.sort(0).values - true).abs().mean().item()
+
+    assert distance(24) < 0.7 * distance(3)
+
+
+def test_in_sixteen_dimensions_with_a_rotated_cell() -> None:
+    d = 16
+    rotation = torch.linalg.qr(
+        torch.randn(d, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    )[0]
+    variances = torch.linspace(0.1, 2.0, d, dtype=torch.float64)
+    prior = Gaussian(torch.zeros(d), rotation @ torch.diag(variances) @ rotation.T)
+    cells = one_cell(UniformQuantiser(1.0, basis=rotation), [0] * d)
+    posterior = Posterior(prior, cells)
+    x, record = soft(prior, cells, steps=20, seeds=SEEDS, inner=4)
+    true = posterior.sample(seed=1)
+    torch.testing.assert_close(u(cells, x).std(0), u(cells, true).std(0), atol=0.06, rtol=0)
+    assert (u(cells, x).abs() < 0.55).all()
+    assert record.exact is not None
+
+
+def test_dps_comes_near_the_cell_and_ddim_is_a_function_of_its_start(
+    line: tuple[Gaussian, QuantiserCells],
+) -> None:
+    prior, cells = line
+    few = cells[:200]
+    x, record = dps(prior, few, steps=60, seeds=SEEDS[:200], zeta=0.3, domain="cell")
+    start, _ = dps(prior, few, steps=60, seeds=SEEDS[:200], zeta=0.0, domain="cell")
+    assert few.violation(x).mean() < 0.2 * few.violation(start).mean()
+    assert record.evaluations == 60
+    assert len(record.residual) == 60
+    again, _ = dps(prior, few, steps=60, seeds=SEEDS[:200], zeta=0.3, domain="cell")
+    assert torch.equal(x, again)
+
+
+def test_dsg_keeps_the_length_of_its_noise(line: tuple[Gaussian, QuantiserCells]) -> None:
+    """In many dimensions the sphere is where Gaussian noise lives: DSG stays at the right scale."""
+    d = 64
+    prior = Gaussian(torch.zeros(d), torch.ones(d))
+    cells = UniformQuantiser(1.0).cells(torch.zeros(50, d, dtype=torch.long))
+    x, _ = dsg(prior, cells, steps=50, seeds=SEEDS[:50], domain="cell", rate=0.1)
+    y, _ = dsg(prior, cells, steps=50, seeds=SEEDS[:50], domain="cell", rate=0.0)
+    assert cells.violation(x).mean() < cells.violation(y).mean()
+    assert y.std().item() == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("domain", ["picture", "latent", "cell"])
+def test_the_pull_ends_a_linear_problem(domain: str) -> None:
+    prior = Gaussian(0.0, 1.0)
+    cells = one_cell(UniformQuantiser(0.5), [2])[:20]
+    x, record = proximal(prior, cells, steps=5, seeds=SEEDS[:20], domain=domain, inner=3)
+    assert record.residual[-1].max() < 0.6
+    assert (u(cells, x).abs() < 1).all()
+
+
+def test_all_samplers_are_functions_of_their_seeds(line: tuple[Gaussian, QuantiserCells]) -> None:
+    prior, cells = line
+    few = cells[:3]
+    for sampler in (exact, dps, dsg, proximal, soft):
+        x, record = sampler(prior, few, steps=4, seeds=[1, 2, 3])
+        y, _ = sampler(prior, few, steps=4, seeds=[1, 2, 3])
+        z, _ = sampler(prior, few, steps=4, seeds=[4, 5, 6])
+        assert isinstance(record, Record)
+        assert torch.equal(x, y)
+        assert not torch.equal(x, z)
+        assert record.slack is not None
+        assert torch.equal(record.slack > 0, record.exact)
+
+
+def test_what_cannot_be_done_is_said_in_a_sentence(line: tuple[Gaussian, QuantiserCells]) -> None:
+    prior, cells = line
+    with pytest.raises(CompanionError, match="need 3 seeds"):
+        soft(prior, cells[:3], steps=2, seeds=[1])
+    with pytest.raises(CompanionError, match="no domain"):
+        proximal(prior, cells[:3], steps=2, seeds=[1, 2, 3], domain="frequency")
+    with pytest.raises(CompanionError, match="diverged"):
+        dps(prior, cells[:3], steps=40, seeds=[1, 2, 3], zeta=float("inf"), domain="cell")
+
+
+def test_the_measured_gain_is_that_of_a_linear_encoder() -> None:
+    basis = torch.tensor([[1.0, 0.3], [0.0, 2.0]], dtype=torch.float64)
+    cells = UniformQuantiser(0.5, basis=basis).cells(torch.zeros(400, 2, dtype=torch.long))
+    rows = (torch.linalg.inv(basis) / 0.5).square().sum(1)
+    torch.testing.assert_close(gain(cells).mean(0), rows, rtol=0.6, atol=0)
+
+
+def test_moments_in_a_cell_are_those_of_the_truncated_normal() -> None:
+    y = torch.tensor([[-0.4, 0.0, 3.0, 40.0]])
+    variance = torch.tensor([[0.04, 1e4, 0.5, 1e-4]])
+    lower, upper = torch.full((1, 4), -0.5), torch.full((1, 4), 0.5)
+    mean, spread = given_cell(y, variance, lower, upper)
+    s = variance.sqrt().double()
+    expected, shrunk = truncated_moments((lower - y).double() / s, (upper - y).double() / s)
+    torch.testing.assert_close(mean.double(), y.double() + s * expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(spread.double(), s**2 * shrunk, atol=1e-6, rtol=1e-3)
+    assert (mean >= -0.5).all()
+    assert (mean <= 0.5).all()
+    assert spread[0, 1].item() == pytest.approx(1 / 12, rel=0.01)  # noise drowns the cell: uniform
+
+
+def test_conjugate_gradients_solve_in_as_many_steps_as_dimensions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(3, 5, 5, generator=generator, dtype=torch.float64)
+    matrix = root @ root.mT + torch.eye(5, dtype=torch.float64)
+    b = torch.randn(3, 5, generator=generator, dtype=torch.float64)
+    found = conjugate_gradients(lambda v: (matrix @ v[..., None])[..., 0], b, steps=5)
+    torch.testing.assert_close((matrix @ found[..., None])[..., 0], b)
