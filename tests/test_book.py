@@ -167,6 +167,16 @@ def test_the_site_knows_what_it_was_built_from(book):
 # ---- notebooks from Markdown ---------------------------------------------------------------------
 
 
+def test_the_graded_assignments_are_not_copied_to_the_site(book, monkeypatch):
+    graded = book.root / "book" / "assignments" / "graded.md"
+    graded.parent.mkdir()
+    graded.write_text("# An assignment\n")
+    monkeypatch.setattr(site, "fresh_copy", lambda *_: {})
+    files = site.site_files(book)
+    assert "book/references.bib" in files
+    assert "book/assignments/graded.md" not in files
+
+
 def test_ids_change_only_where_a_cell_does(tmp_path):
     def ids(*cells: str) -> list[str]:
         path = tmp_path / "page.md"

@@ -56,11 +56,12 @@ def write_notebooks(book: Book) -> None:
 
 def site_files(book: Book) -> dict[str, str | Path]:
     """Return what the site is built from: path in the site's source -> file, or text."""
-    chapters = book.chapters()
+    chapters, graded = book.chapters(), book.root / "book" / "assignments"  # no pages of the site
     files: dict[str, str | Path] = {n: book.root / n for n in ("_config.yml", "_toc.yml")}
     for path in sorted((book.root / "book").rglob("*")):
         if (
             path.is_file()
+            and not path.is_relative_to(graded)
             and path.suffix != ".ipynb"
             and path.with_suffix(".ipynb") not in chapters
         ):
