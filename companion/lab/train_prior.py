@@ -15,9 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from companion import zoo
+from companion.lab.check_prior import check_denoising, check_draws
 from companion.lab.runs import Run, cosine
 from companion.photos import CropSampler, crops, write_png
-from companion.priors import GaussianPrior
+from companion.priors import DiffusionPrior, GaussianPrior, diffusion_prior, draw
+from companion.priors.diffusion import SHIPPED
 from companion.priors.gaussian import SHIPPED as GAUSSIAN
 
 SEED = 20200619
@@ -150,9 +152,6 @@ def train(*, fraction: float = 1.0, resume: bool = True) -> None:
 
 def unfinished(run: Run) -> dict[str, Tensor] | None:
     """Take an unfinished training up from the averaged weights in the zoo, if that is what it has."""
-    from companion.priors import diffusion_prior
-    from companion.priors.diffusion import SHIPPED
-
     if SHIPPED not in zoo.names() or zoo.card(SHIPPED)["steps"] >= STEPS:
         return None
     card = zoo.card(SHIPPED)
@@ -162,8 +161,6 @@ def unfinished(run: Run) -> dict[str, Tensor] | None:
 
 def sample_sheet(network: Any, run: Run) -> None:
     """Write 16 unconditional draws into the run's folder."""
-    from companion.priors import DiffusionPrior, draw
-
     prior = DiffusionPrior(network, scheduler(), autocast=True)
     x = draw(prior, torch.zeros(16, 3, SIDE, SIDE), steps=25, seeds=list(range(16)))
     network.train().requires_grad_(True)
@@ -178,12 +175,15 @@ def ship() -> None:
     """Put the run's averaged weights into the zoo as a diffusers pipeline, finished or not."""
     from diffusers import DDPMPipeline
 
-    from companion.priors.diffusion import SHIPPED
-
     run, network = Run("prior"), unet()
     state = run.restore()
     assert state is not None
     network.load_state_dict(state)
+    checked = check_denoising(DiffusionPrior(network, scheduler()))
+    draws = {}
+    if run.step >= STEPS:
+        for features in ("loss", "judge"):
+            draws[features] = check_draws(DiffusionPrior(network, scheduler()), features=features)
     card = run.card(
         architecture="UNet2DModel",
         parameters=sum(p.numel() for p in network.parameters()),
@@ -194,6 +194,9 @@ def ship() -> None:
         planned_steps=STEPS,
         batch=BATCH,
         metrics=run.curve[-1],
+        errors=list(zip(checked["levels"], checked["ours"], strict=True)),
+        denoising=checked,
+        draws=draws,
     )
     zoo.ship_pipeline(SHIPPED, DDPMPipeline(network, scheduler()), card)
 
