@@ -9,16 +9,31 @@ that its 8-bit version compresses to exactly these bytes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from companion.codecs.strips import in_strips
+from companion.repair import repair
+
 if TYPE_CHECKING:
     from companion.codecs.neural import Learned
 
-LEVEL = 1 / 255  # one grey level
-MOST_STEPS = 200  # of the search, gradient steps and repairs together
+MOST_STEPS = 100  # along the gradient
+MOST_REPAIRS = 200  # after them
+FIRST_MARGIN = 0.02  # in units of the quantiser step
+NEAR = 0.01  # float32 is never as wrong as that: farther out is certainly outside
+CHUNK = 2**16  # pixels searched together: they fit a processor's cache
+
+
+class Found(NamedTuple):
+    """What a search came to, for each of N pictures."""
+
+    pictures: Tensor  # [N, 3, H, W], 8 bit
+    exact: Tensor  # bool [N]: in the cell?
+    steps: Tensor  # int [N]: along the gradient; 0 where the start was in
+    repairs: Tensor  # int [N]: tried after them
 
 
 def to_8bit(x: Tensor) -> Tensor:
@@ -75,68 +90,86 @@ class LatentCells:
         """Return g(y) in float32, not clamped."""
         height, width = self.size
         with torch.no_grad():
-            return self.codec.search.g_s(self.y_hat.float())[..., :height, :width]
+            decodes = in_strips(self.codec.search.g_s, self.y_hat.float(), 16)
+        return decodes[..., :height, :width]
 
     def slack(self, x: Tensor) -> Tensor:
         """Return float64 [N]: how far the nearest latent of the 8-bit picture is from flipping.
 
         Negative outside the cell.
         """
-        return torch.stack(
-            [
-                0.5 - (self.codec.exact_latents(picture[None]) - centre).abs().max()
-                for picture, centre in zip(x, self.centre, strict=True)
-            ]
-        )
+        least = [
+            0.5 - (self.codec.exact_latents(picture[None]) - centre).abs().max().item()
+            for picture, centre in zip(x, self.centre, strict=True)
+        ]
+        return torch.tensor(least, dtype=torch.float64)
 
     def contains(self, x: Tensor) -> Tensor:
         """Return bool [N]: does compressing the 8-bit picture give these very symbols?"""
         return self.slack(x) > 0
 
+    def hinge(self, x: Tensor, margin: Tensor | float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ½ Σ excess² [N], its gradient, shaped like x, and the excess [N, D]."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_(True)
+            excess = self.excess(x, margin)
+            loss = 0.5 * excess.square().sum(1)
+            (gradient,) = torch.autograd.grad(loss.sum(), x)
+        return loss.detach(), gradient, excess.detach()
+
     def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (x', exact): the nearest found 8-bit pictures in the cells, and whether they are in.
 
-        Polyak steps on the squared hinge ½ Σ excess², towards walls moved inwards by a margin that
-        grows whenever 8-bit rounding throws a picture out again; then single grey levels on the
-        pixels that drive what is still violated.  A picture that is in already is not touched.
+        A picture that is in already is not touched.
         """
-        x = to_8bit(x)
-        exact = self.contains(x)
-        outside = torch.nonzero(~exact).flatten()
-        if len(outside):
-            moved, inside = _search(self[outside], x[outside])
-            x = x.index_put((outside,), moved)
-            exact = exact.index_put((outside,), inside)
-        return x, exact
+        found = self.search(x)
+        return found.pictures, found.exact
 
+    @torch.no_grad()
+    def search(self, x: Tensor) -> Found:
+        """Do what `project` does, and say what it took.
 
-def _search(cells: LatentCells, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring 8-bit pictures that lie outside their cells in: (pictures, which of them are in)."""
-    best, inside = start.clone(), torch.zeros(len(start), dtype=torch.bool)
-    todo = torch.arange(len(start))
-    x, margin = start.clone(), torch.full((len(start), 1), 0.02)
-    for _ in range(MOST_STEPS):
-        here = cells[todo]
-        x.requires_grad_(True)
-        excess = here.excess(x, margin)
-        loss = 0.5 * excess.square().sum(1)
-        (gradient,) = torch.autograd.grad(loss.sum(), x)
-        with torch.no_grad():
-            norm = gradient.square().flatten(1).sum(1).clamp(min=1e-20)
-            x = x - (1.7 * loss / norm)[:, None, None, None] * gradient
-            x = x.clamp(0, 1)
-            inside_before_rounding = excess.amax(1) < margin[:, 0]
-            rounded = to_8bit(x)
-            thrown = here.excess(rounded).amax(1)
-            candidates = thrown == 0
-            arrived = torch.zeros_like(candidates)
-            if candidates.any():
-                arrived[candidates] = here[candidates].contains(rounded[candidates])
-            best[todo] = rounded
-            inside[todo[arrived]] = True
-            growth = inside_before_rounding * (0.5 * thrown).clamp(min=0.005)
-            margin = (margin + growth[:, None]).clamp(max=0.4)
+        Polyak steps on the squared hinge ½ Σ excess², towards walls moved inwards by a margin that
+        grows whenever 8-bit rounding throws a picture out again; then, for those still outside,
+        single grey levels on the pixels that drive the violated latents (`companion.repair`).
+        """
+        x = to_8bit(x.detach())
+        at_once = max(1, CHUNK // (x.shape[-1] * x.shape[-2]))
+        parts = torch.arange(len(x)).split(at_once)
+        found = [self[part]._search(x[part]) for part in parts]
+        return Found(*(torch.cat(column) for column in zip(*found, strict=True)))
+
+    def _search(self, x: Tensor) -> Found:
+        result, steps, repairs = x.clone(), torch.zeros(len(x)).long(), torch.zeros(len(x)).long()
+        exact = self.confirm(self.violation(x) < NEAR, x)
+        todo = torch.nonzero(~exact).flatten()
+        x, margin = x[todo], torch.full((len(todo), 1), FIRST_MARGIN)
+        for _ in range(MOST_STEPS):
+            if not len(todo):
+                break
+            here = self[todo]
+            loss, gradient, excess = here.hinge(x, margin)
+            norm = gradient.square().sum((1, 2, 3)).clamp(min=1e-20)
+            x = (x - (1.7 * loss / norm)[:, None, None, None] * gradient).clamp(0, 1)
+            steps[todo] += 1
+            result[todo] = rounded = to_8bit(x)
+            ready = excess.amax(1) < margin[:, 0]  # before the step: worth a look at the rounded
+            arrived = torch.zeros_like(ready)
+            if ready.any():
+                thrown = here[ready].excess(rounded[ready]).amax(1)
+                arrived[ready] = here[ready].confirm(thrown == 0, rounded[ready])
+                margin[ready] += (0.5 * thrown).clamp(min=0.005)[:, None]
+                margin.clamp_(max=0.4)
+            exact[todo[arrived]] = True
             todo, x, margin = todo[~arrived], x[~arrived], margin[~arrived]
-        if not len(todo):
-            break
-    return best, inside
+        if len(todo):
+            result[todo], exact[todo], repairs[todo] = repair(
+                self[todo], result[todo], MOST_REPAIRS
+            )
+        return Found(result, exact, steps, repairs)
+
+    def confirm(self, likely: Tensor, x: Tensor) -> Tensor:
+        """Return bool [N]: which of the likely members are members by the bytes path."""
+        members = torch.zeros_like(likely)
+        members[likely] = self[likely].contains(x[likely])
+        return members

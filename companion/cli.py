@@ -12,6 +12,12 @@ from companion.errors import CompanionError, StreamError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".jxl", ".bmp", ".tif", ".tiff")
 
+TRAINED = {
+    "codec": ("hyper", "elic"),
+    "features": ("loss", "judge"),
+    "prior": ("diffusion", "gan", "gaussian"),
+}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
@@ -51,13 +57,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("stream", type=Path, help="a .idem file")
     command("zoo", show_zoo, "list the models that are shipped")
     sub = command("train", train, "train a model and put it into the zoo; resumes by itself")
-    sub.add_argument("what", choices=("codec",))
-    sub.add_argument("name", choices=("hyper", "elic"))
-    sub.add_argument("--rate", type=int, choices=range(5), action="append", help="only these rates")
-    sub.add_argument("--fraction", type=float, default=1.0, help="of the full number of steps")
+    sub.add_argument("what", choices=tuple(TRAINED))
+    sub.add_argument("name", help="; ".join(f"{k}: {' or '.join(v)}" for k, v in TRAINED.items()))
+    sub.add_argument("--rate", type=int, choices=range(5), action="append", help="of a codec")
+    sub.add_argument("--fraction", type=float, default=1.0, help="stop early, ship nothing")
     sub.add_argument("--fresh", action="store_true", help="ignore what earlier runs left")
     sub = command("bench", bench, "measure, and write the result into the package")
-    sub.add_argument("what", choices=("codecs",))
+    sub.add_argument("what", choices=("codecs", "jpeg"))
     return top
 
 
@@ -167,19 +173,30 @@ def show_zoo(arguments: argparse.Namespace) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """Run `companion train`."""
-    from companion.lab import train_codec
+    from companion.lab import features, train_codec, train_gan, train_prior
 
-    train_codec.train(
-        arguments.name, arguments.rate, fraction=arguments.fraction, resume=not arguments.fresh
-    )
+    what, name = arguments.what, arguments.name
+    if name not in TRAINED[what]:
+        raise CompanionError(f"There is no {what} {name!r}: it is {' or '.join(TRAINED[what])}.")
+    how = {"fraction": arguments.fraction, "resume": not arguments.fresh}
+    if what == "codec":
+        train_codec.train(name, arguments.rate, **how)
+    elif what == "features":
+        features.train(name, **how)
+    elif name == "diffusion":
+        train_prior.train(**how)
+    elif name == "gan":
+        train_gan.train(**how)
+    else:
+        train_prior.fit_gaussian()
     return 0
 
 
 def bench(arguments: argparse.Namespace) -> int:
     """Run `companion bench`."""
-    from companion.lab import bench_codecs
+    from companion.lab import bench_codecs, bench_jpeg
 
-    bench_codecs.run()
+    {"codecs": bench_codecs, "jpeg": bench_jpeg}[arguments.what].run()
     return 0
 
 

@@ -310,7 +310,8 @@ def test_the_search_alone_decides_by_the_encoders_integers() -> None:
     n = grid.exact(units, grid.kind)
     low, high = n.clone(), n.clone()
     low[:, 0, 0] = high[:, 0, 0] = 9000  # brighter than white
-    found = search(grid, units, low, high, grid.kind)
+    found, tries = search(grid, units, low, high, grid.kind)
+    assert (tries > 0).all()
     assert not ((grid.exact(found, grid.kind) == low).flatten(1).all(1)).any()
     assert found.min() >= 0
     assert found.max() <= 255

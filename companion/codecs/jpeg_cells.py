@@ -141,6 +141,10 @@ class JpegCells:
         Only the units that are outside move.  The search runs on the CPU with an exact copy of the
         encoder's arithmetic; what it returns is judged by the encoder itself.
         """
+        return self.search(x)[:2]
+
+    def search(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `project` does, and the attempts [N] that each picture's worst unit took."""
         self._check(x)
         if not torch.isfinite(x).all():
             raise PictureError("A picture holds values that are not finite numbers.")
@@ -150,12 +154,13 @@ class JpegCells:
         low, high = (w.flatten(0, 1) for w in self._walls(x.cpu()))
         kind = grid.kind.repeat(len(x))
         outside = ~inside(grid.exact(units, kind), low, high)
+        tries = torch.zeros(len(units), dtype=torch.long)
         if outside.any():
             wall = (low[outside], high[outside])
-            units[outside] = search(grid, units[outside], *wall, kind[outside])
+            units[outside], tries[outside] = search(grid, units[outside], *wall, kind[outside])
             moved = grid.join(units.view(len(x), -1, grid.pixels, 3))
             eight = moved.to(device=x.device, dtype=x.dtype) / 255
-        return eight, self.contains(eight)
+        return eight, self.contains(eight), tries.view(len(x), -1).amax(1)
 
     def _check(self, x: Tensor) -> None:
         size = (len(self), 3, self.grid.height, self.grid.width)

@@ -37,9 +37,14 @@ def inside(n: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return ((n >= low) & (n <= high)).flatten(1).all(1)
 
 
-def search(grid: Grid, start: Tensor, low: Tensor, high: Tensor, kind: Tensor) -> Tensor:
-    """Return integer units [K, P, 3] near `start`, inside their walls where that was found."""
-    result = start.clone()
+def search(
+    grid: Grid, start: Tensor, low: Tensor, high: Tensor, kind: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return integer units [K, P, 3] near `start`, inside their walls where that was found.
+
+    And how many of the `ATTEMPTS` each took, [K].
+    """
+    result, tries = start.clone(), torch.zeros(len(start), dtype=torch.long)
     todo = torch.arange(len(start))
     for number, (margin, dither, repairs) in enumerate(ATTEMPTS):
         a, b, k = low[todo], high[todo], kind[todo]
@@ -50,10 +55,11 @@ def search(grid: Grid, start: Tensor, low: Tensor, high: Tensor, kind: Tensor) -
         for part in torch.nonzero(~hopeless).flatten().split(CHUNK) if repairs else ():
             units[part] = _repair(grid, units[part], a[part], b[part], k[part], repairs)
         result[todo] = units
+        tries[todo] += 1
         todo = todo[~inside(grid.exact(units, k), a, b) & ~hopeless]
         if not len(todo):
             break
-    return result
+    return result, tries
 
 
 def _middle(grid: Grid, low: Tensor, high: Tensor, kind: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from companion.codecs.models import (
     load_weights,
     straight_through_round,
 )
+from companion.codecs.strips import in_strips
 from companion.errors import PictureError, StreamError
 
 
@@ -76,7 +77,7 @@ class Learned:
             bytes.fromhex(zoo.card(name)["sha256"][:4]) if weights is None else b"\0\0"
         )
         state = zoo.load(name) if weights is None else weights
-        self.search = _network(family, state).float()
+        self.search = _network(family, state).float().to(memory_format=torch.channels_last)
         self.exact = _network(family, state).double()
         self._gaussian = _gaussian_tables()
         self._bottleneck = entropy.bottleneck_tables(self.exact.bottleneck)
@@ -111,6 +112,11 @@ class Learned:
                 f"The codec takes pictures [N, 3, H, W] with sides of at least "
                 f"{container.MIN_SIDE} pixels, not {tuple(x.shape)}."
             )
+        if x.shape[2] * x.shape[3] > container.MAX_PIXELS:
+            raise PictureError(
+                f"The picture has {x.shape[3]}×{x.shape[2]} pixels; at most "
+                f"{container.MAX_PIXELS / 1e6:g} million are compressed. Shrink it first."
+            )
         if not bool(torch.isfinite(x).all()):
             raise PictureError("The picture holds values that are not finite numbers.")
         with one_thread():
@@ -129,7 +135,7 @@ class Learned:
 
     def analysis(self, x: Tensor, network: Network) -> tuple[Tensor, Tensor]:
         """Return (y, z) of pictures, padded."""
-        y = network.g_a(pad(x))
+        y = in_strips(network.g_a, pad(x), 1)
         return y, network.hyper_analysis(y)
 
     @torch.no_grad()
@@ -148,13 +154,13 @@ class Learned:
             return (straight_through_round(y[:, c.channels] - c.mean) + c.mean) * c.mask
 
         y_hat = converse(self.search, straight_through_round(z - median) + median, quantise)
-        return self.search.g_s(y_hat)[..., : x.shape[2], : x.shape[3]]
+        return in_strips(self.search.g_s, y_hat, 16)[..., : x.shape[2], : x.shape[3]]
 
     @torch.no_grad()
     def synthesis(self, symbols: Symbols) -> Tensor:
         """Return the MSE decode of one picture, float32 in [0, 1]."""
         with one_thread():
-            x = self.exact.g_s(symbols.y_hat)
+            x = in_strips(self.exact.g_s, symbols.y_hat, 16)
         return x[..., : symbols.height, : symbols.width].clamp(0, 1).float()
 
     def entropy_bits(self, symbols: Symbols) -> float:

@@ -55,7 +55,7 @@ def tilt(
     y = cells.analysis(x)
     mean, variance = given_cell(y.detach(), error * gains, cells.lower.to(y), cells.upper.to(y))
     # What the walls add to the knowledge of y; none where the cell is wide against s.
-    precision = (1 / variance - 1 / (error * gains)).clamp_min(0)
+    root = (1 / variance - 1 / (error * gains)).clamp_min(1e-9).sqrt()
 
     def back(v: Tensor) -> Tensor:
         (answer,) = torch.autograd.grad(y, x, v, retain_graph=True)
@@ -63,22 +63,19 @@ def tilt(
 
     @torch.no_grad()
     def forth(v: Tensor) -> Tensor:
-        size = (
-            v.flatten(1).square().mean(1).sqrt().clamp_min(1e-20).reshape(-1, *[1] * (v.ndim - 1))
-        )
+        size = v.flatten(1).square().mean(1).sqrt().clamp_min(1e-20).reshape(-1, *[1] * (v.ndim - 1))
         h = STRIDE / size
         return (cells.analysis(x + h * v) - y) / h.reshape(-1, 1)
 
-    news = (mean - y.detach()) / variance
-    b = back(news)
+    news = (mean - y.detach()) / variance / root
+    chance = torch.zeros_like(x)
     if noise is not None:
-        b = (
-            b
-            + back(precision.sqrt() * noise.like(y.detach()))
-            + noise.like(x.detach()) / error**0.5
-        )
-    delta = conjugate_gradients(lambda v: v / error + back(precision * forth(v)), b, inner)
-    return x.detach() + delta
+        chance = error**0.5 * noise.like(x.detach())
+        news = news + noise.like(news) - root * forth(chance)
+    found = conjugate_gradients(
+        lambda v: v + error * root * forth(back(root * v)), news, inner, 1 + error * root**2 * gains
+    )
+    return x.detach() + chance + error * back(root * found)
 
 
 def given_cell(y: Tensor, variance: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,21 +86,24 @@ def given_cell(y: Tensor, variance: Tensor, lower: Tensor, upper: Tensor) -> tup
     return (y + s * mean).to(y), (s.square() * spread).clamp_min(1e-12).to(y)
 
 
-def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, steps: int) -> Tensor:
-    """Solve apply(δ) = b for N symmetric positive problems at once, from δ = 0."""
+def conjugate_gradients(
+    apply: Callable[[Tensor], Tensor], b: Tensor, steps: int, diagonal: Tensor
+) -> Tensor:
+    """Solve apply(v) = b for N symmetric positive problems [N, D] at once, from v = 0.
 
-    def dot(u: Tensor, v: Tensor) -> Tensor:
-        return (u * v).flatten(1).sum(1).reshape(-1, *[1] * (u.ndim - 1))
-
-    delta, r = torch.zeros_like(b), b
-    p, rr = r, dot(r, r)
+    `diagonal` is that of the matrix, or near it: coordinates are scaled by it.
+    """
+    v, r = torch.zeros_like(b), b
+    z = r / diagonal
+    p, rz = z, (r * z).sum(1, keepdim=True)
     for _ in range(steps):
         ap = apply(p)
-        length = rr / dot(p, ap).clamp_min(1e-30)
-        delta, r = delta + length * p, r - length * ap
-        new = dot(r, r)
-        p, rr = r + (new / rr.clamp_min(1e-30)) * p, new
-    return delta
+        length = rz / (p * ap).sum(1, keepdim=True).clamp_min(1e-30)
+        v, r = v + length * p, r - length * ap
+        z = r / diagonal
+        new = (r * z).sum(1, keepdim=True)
+        p, rz = z + (new / rz.clamp_min(1e-30)) * p, new
+    return v
 
 
 def soft(

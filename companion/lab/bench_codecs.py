@@ -66,7 +66,7 @@ def measure_learned(family: str, rate: int, x: Tensor) -> dict[str, Any]:
     decode, seconds = timed(lambda: codec.decompress(streams))
     cells = codec.cells(streams)
     own = cells.contains(decode)
-    (home, exact), project = timed(lambda: cells.project(decode))
+    (home, exact, steps, repairs), project = timed(lambda: cells.search(decode))
     entropy = sum(codec.entropy_bits(codec.symbols(p[None])) for p in x) / 8 / len(x)
     return row(family, rate, x, streams, decode) | {
         "entropy_bytes": round(entropy, 1),
@@ -74,6 +74,9 @@ def measure_learned(family: str, rate: int, x: Tensor) -> dict[str, Any]:
         "decode_ms": round(1000 * seconds / len(x), 1),
         "project_ms": round(1000 * project / len(x), 1),
         "decode_in_cell": round(own.float().mean().item(), 4),
+        "project_steps": round(steps.double().mean().item(), 1),
+        "project_steps_most": int(steps.max()),
+        "project_repairs_most": int(repairs.max()),
         "projected_in_cell": round(exact.float().mean().item(), 4),
         "moved_db": round(psnr(decode, home).mean().item(), 2),
         "psnr_projected": round(psnr(x, home).mean().item(), 3),
