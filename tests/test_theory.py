@@ -574,6 +574,27 @@ def test_a_prior_that_excludes_a_cell_still_decodes_into_it():
     assert blind.decoder[1].tolist() == [0, 0.5, 0.5]
 
 
+# -- expected distortion (chapters 4 and 8) -------------------------------------------------------
+
+
+def test_expected_distortion_is_the_sum_over_the_whole_joint():
+    for seed in range(60):
+        c = th.random_finite(seed, 5, 3, d=1 + seed % 3, noisy_encoder=bool(seed % 2))
+        pairs = [(i, y, j) for i in range(5) for y in range(3) for j in range(5)]
+        weight = [c.p_x[i] * c.encoder[i, y] * c.decoder[y, j] for i, y, j in pairs]
+        far = [((c.atoms[i] - c.atoms[j]) ** 2).sum() for i, _, j in pairs]
+        assert c.mse == pytest.approx(np.dot(weight, far), abs=EXACT)
+
+
+def test_no_decode_in_squared_error_beats_the_centroid():
+    rng = np.random.default_rng(14)
+    for c in codecs(60, noisy_encoder=True):
+        for shift in (0.0, 0.3 * rng.normal(size=c.centroids.shape)):
+            reach = th.squared_distances(c.atoms, c.centroids + shift)
+            extra = (c.p_y * np.square(np.broadcast_to(shift, c.centroids.shape)).sum(1)).sum()
+            assert (c.p_xy * reach).sum() == pytest.approx(c.mmse + extra, abs=EXACT)
+
+
 # -- what realism and idempotence cost (chapter 8) ------------------------------------------------
 
 
