@@ -12,6 +12,8 @@ from companion.errors import CompanionError, StreamError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".jxl", ".bmp", ".tif", ".tiff")
 
+JPEG = (".jpg", ".jpeg")
+
 TRAINED = {
     "codec": ("hyper", "elic"),
     "features": ("loss", "judge"),
@@ -47,14 +49,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("target", type=Path, help="the .idem file to write, or a folder for them")
     sub.add_argument("--codec", choices=("hyper", "elic"), default="hyper")
     sub.add_argument("--rate", type=int, choices=range(5), default=1, help="0 smallest, 4 best")
-    sub = command("decompress", decompress, "decompress a .idem file, or every one of a folder")
-    sub.add_argument("source", type=Path, help="a .idem file, or a folder of them")
+    sub = command("decompress", decompress, "decompress a .idem or JPEG file, or a folder of them")
+    sub.add_argument("source", type=Path, help="a .idem or JPEG file, or a folder of them")
     sub.add_argument("target", type=Path, help="the PNG file to write, or a folder for them")
     sub = command("verify", verify, "say whether a picture re-compresses to exactly this stream")
-    sub.add_argument("stream", type=Path, help="a .idem file")
-    sub.add_argument("picture", type=Path, help="a picture")
+    sub.add_argument("stream", type=Path, help="a .idem file, or a folder of them")
+    sub.add_argument("picture", type=Path, help="a picture, or a folder with one of each name")
     sub = command("info", info, "say what a .idem file holds")
-    sub.add_argument("stream", type=Path, help="a .idem file")
+    sub.add_argument("stream", type=Path, help="a .idem file, or a folder of them")
     command("zoo", show_zoo, "list the models that are shipped")
     sub = command("train", train, "train a model and put it into the zoo; resumes by itself")
     sub.add_argument("what", choices=tuple(TRAINED))
@@ -104,58 +106,78 @@ def compress(arguments: argparse.Namespace) -> int:
 
 
 def decompress(arguments: argparse.Namespace) -> int:
-    """Run `companion decompress`."""
-    from companion.codecs import codec_of
+    """Run `companion decompress`: our streams and JPEG files alike."""
+    from companion.decode import decode
     from companion.photos import write_png
 
-    todo = pairs(arguments.source, arguments.target, (".idem",), ".png")
+    todo = pairs(arguments.source, arguments.target, (".idem", *JPEG), ".png")
     for source, target in with_progress(todo, "decompress"):
-        data = source.read_bytes()
-        codec = codec_of(data, source=str(source))
-        write_png(target, codec.synthesis(codec.read(data, source=str(source)))[0])
+        done = decode(source.read_bytes(), source=str(source))
+        write_png(target, done.pictures[0], done.metadata)
         print(f"{target}: written")
     return 0
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """Run `companion verify`: 0 when the picture lies in the stream's cell, 1 when it does not."""
+    """Run `companion verify`: 0 when every picture lies in its stream's cell, 1 when one does not."""
+    todo = [(arguments.stream, arguments.picture)]
+    if arguments.stream.is_dir():
+        pictures = {p.stem: p for p in sorted(arguments.picture.glob("*")) if p.suffix in PICTURES}
+        streams = pairs(arguments.stream, Path(), (".idem",), "")
+        missing = [s.name for s, _ in streams if s.stem not in pictures]
+        if missing:
+            raise CompanionError(f"{arguments.picture} holds no picture for {', '.join(missing)}.")
+        todo = [(s, pictures[s.stem]) for s, _ in streams]
+    differ = [verify_one(*pair) for pair in with_progress(todo, "verify")]
+    return 1 if any(differ) else 0
+
+
+def verify_one(stream: Path, picture: Path) -> int:
+    """Print and return how many symbols of a picture differ from its stream's."""
     from companion.codecs import codec_of
     from companion.photos import read_picture
 
-    data = arguments.stream.read_bytes()
-    codec = codec_of(data, source=str(arguments.stream))
-    target = codec.read(data, source=str(arguments.stream))
-    x = read_picture(arguments.picture)
+    data = stream.read_bytes()
+    codec = codec_of(data, source=str(stream))
+    target = codec.read(data, source=str(stream))
+    x = read_picture(picture)
     if x.shape[-2:] != (target.height, target.width):
         raise StreamError(
-            f"{arguments.picture} is {x.shape[-1]}×{x.shape[-2]}, the stream holds a picture of "
+            f"{picture} is {x.shape[-1]}×{x.shape[-2]}, the stream holds a picture of "
             f"{target.width}×{target.height}."
         )
     mine = codec.symbols(x[None]).flat()
     differ = int((mine != target.flat()).sum())
     if differ:
-        print(f"different: {differ:,} of {len(mine):,} symbols differ")
-        return 1
-    print(f"the same: {arguments.picture} re-compresses to exactly these {len(data):,} bytes")
-    return 0
+        print(f"different: {picture}: {differ:,} of {len(mine):,} symbols differ")
+    else:
+        print(f"the same: {picture} re-compresses to exactly these {len(data):,} bytes")
+    return differ
 
 
 def info(arguments: argparse.Namespace) -> int:
     """Run `companion info`."""
+    for number, (path, _) in enumerate(pairs(arguments.stream, Path(), (".idem",), "")):
+        print(*([""] if number else []), f"file         {path}", sep="\n")
+        describe(path)
+    return 0
+
+
+def describe(path: Path) -> None:
+    """Print what one .idem file holds."""
     from companion.codecs import codec_of
     from companion.codecs.container import unpack
 
-    data = arguments.stream.read_bytes()
-    stream = unpack(data, source=str(arguments.stream))
+    data = path.read_bytes()
+    stream = unpack(data, source=str(path))
     bpp = 8 * len(data) / (stream.height * stream.width)
     print(f"picture      {stream.width}×{stream.height}")
     print(f"codec        {stream.codec}, weights {stream.fingerprint.hex()}")
     print(f"size         {len(data):,} bytes, {bpp:.3f} bits per pixel")
-    codec = codec_of(data, source=str(arguments.stream))
-    symbols = codec.read(data, source=str(arguments.stream))
+    codec = codec_of(data, source=str(path))
+    symbols = codec.read(data, source=str(path))
     print(f"symbols      {len(symbols.flat()):,}, {(symbols.flat() != 0).sum():,} of them not zero")
     print(f"entropy      {codec.entropy_bits(symbols) / 8:,.1f} bytes under the model")
-    return 0
 
 
 def show_zoo(arguments: argparse.Namespace) -> int:

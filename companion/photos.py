@@ -174,15 +174,20 @@ def read_picture(path: str | Path) -> Tensor:
     return _decode(Path(path)).float() / 255
 
 
-def write_png(path: str | Path, x: Tensor) -> None:
-    """Write a picture [3, H, W] in [0, 1] as an 8-bit PNG, rounded."""
+def write_png(path: str | Path, x: Tensor, metadata: dict[str, bytes] | None = None) -> None:
+    """Write a picture [3, H, W] in [0, 1] as an 8-bit PNG, rounded.
+
+    `metadata` may hold `exif` and `icc_profile`, which readers of the file then apply.
+    """
     if x.ndim != 3 or x.shape[0] != 3 or x.numel() == 0:
         raise PictureError(f"{path}: a picture is [3, H, W], and this is {list(x.shape)}.")
     if not bool(x.isfinite().all()):
         raise PictureError(f"{path}: the picture to write has values that are not numbers.")
     pixels = torch.round(x.detach().cpu().clamp(0, 1) * 255).to(torch.uint8)
     try:
-        Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(path, format="PNG")
+        Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(
+            path, format="PNG", **(metadata or {})
+        )
     except OSError as problem:
         raise PictureError(f"{path} cannot be written: {problem.strerror or problem}.") from problem
 

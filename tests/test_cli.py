@@ -30,7 +30,7 @@ def test_compress_decompress_verify(photo: Path, tmp_path: Path, capsys) -> None
     assert "120×100" in capsys.readouterr().out
 
 
-def test_folders(photo: Path, tmp_path: Path) -> None:
+def test_folders(photo: Path, tmp_path: Path, capsys) -> None:
     pictures_folder, streams, decodes = (tmp_path / n for n in ("in", "streams", "decodes"))
     pictures_folder.mkdir()
     for name in ("a.png", "b.png"):
@@ -38,6 +38,14 @@ def test_folders(photo: Path, tmp_path: Path) -> None:
     assert main(["compress", str(pictures_folder), str(streams)]) == 0
     assert main(["decompress", str(streams), str(decodes)]) == 0
     assert sorted(p.name for p in decodes.iterdir()) == ["a.png", "b.png"]
+    capsys.readouterr()
+    assert main(["verify", str(streams), str(pictures_folder)]) == 0
+    assert main(["verify", str(streams), str(decodes)]) == 1
+    assert main(["info", str(streams)]) == 0
+    assert capsys.readouterr().out.count("120×100") == 2
+    (decodes / "b.png").unlink()
+    assert main(["verify", str(streams), str(decodes)]) == 2
+    assert "no picture for b.idem" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

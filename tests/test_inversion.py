@@ -197,5 +197,6 @@ def test_conjugate_gradients_solve_in_as_many_steps_as_dimensions() -> None:
     root = torch.randn(3, 5, 5, generator=generator, dtype=torch.float64)
     matrix = root @ root.mT + torch.eye(5, dtype=torch.float64)
     b = torch.randn(3, 5, generator=generator, dtype=torch.float64)
-    found = conjugate_gradients(lambda v: (matrix @ v[..., None])[..., 0], b, steps=5)
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+    found = conjugate_gradients(lambda v: (matrix @ v[..., None])[..., 0], b, 5, diagonal)
     torch.testing.assert_close((matrix @ found[..., None])[..., 0], b)

@@ -85,14 +85,17 @@ class JpegCells:
         """Return y = DCT(x)/q, flat [N, D]; linear and differentiable; x is not rounded."""
         return self._flat(self._analyse(x))
 
+    def excess(self, x: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+        """Return by how much each coefficient is beyond its wall, moved inwards by `margin`: [N, D]."""
+        return torch.relu((self.analysis(x) - self.centre.to(x)).abs() - 0.5 + margin)
+
     def violation(self, x: Tensor) -> Tensor:
         """Return the distance of y to the box, [N]: ‖(|y - c| - ½)₊‖₂; differentiable.
 
         The encoder rounds YCbCr to integers, which y leaves out: an 8-bit picture in the cell may
         have coefficients 4/q beyond the wall.  `slack` and `contains` are exact.
         """
-        excess = torch.relu((self.analysis(x) - self.centre.to(x)).abs() - 0.5)
-        return torch.linalg.vector_norm(excess, dim=1)
+        return torch.linalg.vector_norm(self.excess(x), dim=1)
 
     def residual(self, x: Tensor) -> Tensor:
         """Return g(f(x)) - g(c) in the picture domain, straight through the encoder's rounding.

@@ -93,7 +93,10 @@ class Learned:
 
     def cells(self, streams: list[bytes]) -> LatentCells:
         """Return the cells that the streams name; the pictures must be of one size."""
-        read = [self.read(s) for s in streams]
+        return self.cells_of([self.read(s) for s in streams])
+
+    def cells_of(self, read: list[Symbols]) -> LatentCells:
+        """Return the cells of symbols that were read before."""
         sizes = {(r.height, r.width) for r in read}
         if len(sizes) != 1:
             raise PictureError(f"A batch of cells needs pictures of one size, not {sorted(sizes)}.")

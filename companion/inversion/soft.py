@@ -4,13 +4,15 @@ At noise level σ the prior knows x₀ up to an error of variance c(σ), so it k
 s² = c·‖∂y/∂x‖² a latent.  Given in addition that y lies between two walls, a Gaussian y has the
 truncated normal's mean and variance: hardly changed where s is small and y well inside, the middle
 of the cell where s is large.  Each latent's news is passed on as a Gaussian measurement with just
-these moments (moment matching, Minka 2001), and the estimate of x₀ given all of them solves a
-linear problem, with a few steps of conjugate gradients on the codec's encoder alone:
+these moments (moment matching, Minka 2001): T = 1/Var[y | cell] - 1/s² is its precision.  The estimate
+of x₀ given all of them is x̂₀ + c JᵀT^½ v, with J = ∂y/∂x and v from a linear problem in the latents,
 
-    (1/c + JᵀTJ) δ = Jᵀ (E[y | cell] - y) / Var[y | cell],      J = ∂y/∂x,  T = 1/Var[y | cell] - 1/s²
+    (1 + c T^½ J Jᵀ T^½) v = T^-½ (E[y | cell] - y) / Var[y | cell],
 
-The next level starts from a *draw* from the Gaussian of that mean and of the inverse of that matrix:
-with the mean alone, few steps lose the spread.  For a white Gaussian source and an orthogonal
+solved by a few steps of conjugate gradients on the codec's encoder alone.  The next level starts from
+a *draw* from the Gaussian of that mean and of covariance (1/c + JᵀTJ)⁻¹, which takes noise of the
+right law on the right-hand side (Papandreou & Yuille 2010): with the mean alone, few steps lose the
+spread.  For a white Gaussian source and an orthogonal
 transform this is exact at every level but for the Gaussian in place of the truncated one; where how
 sure the prior is depends on x_t, as between two modes, it is an approximation (chapter 10).
 """
@@ -48,8 +50,8 @@ def tilt(
 ) -> Tensor:
     """Return the estimate of x₀ [N, …] given also its cell; `error` is its variance without.
 
-    With `noise` a draw of x₀ from the Gaussian of that mean and of the inverse of the matrix above
-    for covariance: the right-hand side is perturbed by noise of the matrix's own covariance.
+    With `noise` a draw of x₀, not its mean: white noise of variance `error` is added to x, and to
+    each latent's measurement noise of its own variance.
     """
     x = x.detach().requires_grad_(True)
     y = cells.analysis(x)
@@ -63,7 +65,9 @@ def tilt(
 
     @torch.no_grad()
     def forth(v: Tensor) -> Tensor:
-        size = v.flatten(1).square().mean(1).sqrt().clamp_min(1e-20).reshape(-1, *[1] * (v.ndim - 1))
+        size = (
+            v.flatten(1).square().mean(1).sqrt().clamp_min(1e-20).reshape(-1, *[1] * (v.ndim - 1))
+        )
         h = STRIDE / size
         return (cells.analysis(x + h * v) - y) / h.reshape(-1, 1)
 

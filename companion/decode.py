@@ -1,0 +1,121 @@
+"""Where a stream, its codec and a prior meet: `decode(data, prior, mode="perceptual")`.
+
+One bitstream, many pictures: the MSE decode is one point computed from the bytes; a perceptual decode
+is a draw from the prior inside the cell that the bytes name, and compresses to those bytes again.  The
+bytes may be one of our streams or any ordinary JPEG file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from companion.cell import to_8bit
+from companion.codecs import codec_of
+from companion.contracts import Boxes, Prior, Record
+from companion.errors import CompanionError
+from companion.inversion.presets import PRESETS
+from companion.priors.tiles import TiledPrior
+
+Mode = Literal["mse", "perceptual"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What the bytes alone say."""
+
+    mse: Tensor  # [1, 3, H, W], 8 bit: the low-distortion decode
+    cells: Boxes  # one cell
+    metadata: dict[str, bytes] = field(
+        default_factory=dict
+    )  # EXIF and colour profile of a JPEG file
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The pictures of one stream, and what is certain about them."""
+
+    pictures: Tensor  # [K, 3, H, W], 8 bit
+    exact: Tensor  # bool [K]: does it compress to the very same bytes?
+    slack: Tensor  # [K]: how far the nearest symbol is from flipping, in quantiser steps
+    record: Record | None = None  # of the sampler
+    metadata: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def diversity(self) -> Tensor:
+        """Return the standard deviation of each pixel over the K pictures, [H, W]."""
+        return self.pictures.std(0).mean(0)
+
+
+def is_jpeg(data: bytes) -> bool:
+    """Return whether bytes begin as a JPEG file does."""
+    return data[:2] == b"\xff\xd8"
+
+
+def open_stream(data: bytes, *, source: str = "The stream") -> Opened:
+    """Read a .idem stream or a JPEG file: its MSE decode and its cell."""
+    if is_jpeg(data):
+        from companion.codecs.jpeg import Jpeg, read
+        from companion.codecs.jpeg_cells import JpegCells
+
+        file = read(data, source=source)
+        return Opened(Jpeg().decompress([data]), JpegCells.of_files([file]), file.metadata())
+    codec = codec_of(data, source=source)
+    symbols = codec.read(data, source=source)
+    return Opened(to_8bit(codec.synthesis(symbols)), codec.cells_of([symbols]))
+
+
+def default_seed(data: bytes) -> int:
+    """Return a seed that the bytes themselves determine, so that decoding is a function."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:6], "big")
+
+
+def decode(
+    data: bytes,
+    prior: Prior | None = None,
+    *,
+    mode: Mode = "mse",
+    preset: str = "fast",
+    samples: int = 1,
+    dial: float = 1.0,
+    seed: int | None = None,
+    source: str = "The stream",
+) -> Decoded:
+    """Decode one stream.
+
+    `mode` perceptual draws `samples` pictures from the prior (by default ours) inside the cell, and
+    brings each exactly into it.  `dial` α walks from the MSE decode (0) to the draw (1) in a straight
+    line; between the two a picture may have left the cell, which `exact` says.
+    """
+    opened = open_stream(data, source=source)
+    if mode == "mse":
+        return _judged(opened.mse, opened, None)
+    if mode != "perceptual":
+        raise CompanionError(f"There is no mode {mode!r}: it is mse or perceptual.")
+    if preset not in PRESETS:
+        raise CompanionError(f"There is no preset {preset!r}: it is {' or '.join(PRESETS)}.")
+    if samples < 1 or not 0 <= dial <= 1:
+        raise CompanionError("At least one sample is drawn, and the dial lies in [0, 1].")
+    if prior is None:
+        from companion.priors import diffusion_prior
+
+        prior = diffusion_prior()
+    first = default_seed(data) if seed is None else seed
+    cells = opened.cells[torch.zeros(samples, dtype=torch.long)]
+    side = getattr(prior, "side", None)
+    if side is not None and tuple(opened.mse.shape[-2:]) != (side, side):
+        prior = TiledPrior(prior, side)
+    drawn, record = PRESETS[preset](prior, cells, seeds=[first + k for k in range(samples)])
+    pictures, record.exact = cells.project(drawn)
+    if dial < 1:
+        pictures = to_8bit(opened.mse + dial * (pictures - opened.mse))
+    return _judged(pictures, opened, record)
+
+
+def _judged(pictures: Tensor, opened: Opened, record: Record | None) -> Decoded:
+    slack = opened.cells[torch.zeros(len(pictures), dtype=torch.long)].slack(pictures)
+    return Decoded(pictures, slack > 0, slack, record, opened.metadata)

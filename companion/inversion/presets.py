@@ -1,0 +1,15 @@
+"""The samplers that `decode` offers by name: a trade between time and realism (chapter 14)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from companion.inversion.soft import soft
+
+# Each is called as preset(prior, cells, seeds=[…]).
+PRESETS: dict[str, Callable[..., Any]] = {
+    "fast": partial(soft, steps=8),
+    "best": partial(soft, steps=40),
+}
