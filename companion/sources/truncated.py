@@ -31,27 +31,30 @@ def log_normal_mass(lower: Tensor, upper: Tensor) -> Tensor:
     return torch.where(some & (b > a), mass, -torch.inf)
 
 
-def truncated_moments(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+def truncated_moments(
+    lower: Tensor, upper: Tensor, nodes: int = 40
+) -> tuple[Tensor, Tensor]:
     """Return mean and variance of the standard normal restricted to [lower, upper].
 
     By Gauss-Legendre quadrature on the part of the interval that matters around its mode.  The
     textbook formula 1 + (aφ(a) - bφ(b))/Z - mean² loses every digit in the tails and in narrow
-    cells; this does not.  NaN where the interval is empty.
+    cells; this does not.  With 40 `nodes` to machine precision, with 12 to about 1e-3.  NaN where
+    the interval is empty.
     """
     shape = torch.broadcast_shapes(lower.shape, upper.shape)
     a, b = (t.expand(shape).reshape(-1) for t in (lower, upper))
-    parts = [_moments(a[i : i + 65536], b[i : i + 65536]) for i in range(0, len(a), 65536)]
+    parts = [_moments(a[i : i + 65536], b[i : i + 65536], nodes) for i in range(0, len(a), 65536)]
     mean, var = (torch.cat(p) if p else a for p in ([q[0] for q in parts], [q[1] for q in parts]))
     return mean.reshape(shape), var.reshape(shape)
 
 
-def _moments(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def _moments(a: Tensor, b: Tensor, count: int) -> tuple[Tensor, Tensor]:
     mode = torch.zeros_like(a).clamp(a, b)[:, None]
     # From the mode m the density falls as exp(-|m|t - t²/2): below 1e-17 after this length.
     reach = torch.minimum(torch.full_like(mode, 9.5), 40 / mode.abs().clamp_min(1e-9))
     left = torch.maximum(a[:, None], mode - reach) - mode
     right = torch.minimum(b[:, None], mode + reach) - mode
-    nodes, weights = gauss_legendre(40)
+    nodes, weights = gauss_legendre(count)
     t = torch.cat([left * (1 - nodes) / 2, right * (1 + nodes) / 2], 1)  # offsets from the mode
     w = torch.cat([-left * weights / 2, right * weights / 2], 1) * torch.exp(-mode * t - t**2 / 2)
     w = w / w.sum(1, keepdim=True)
