@@ -31,9 +31,7 @@ def log_normal_mass(lower: Tensor, upper: Tensor) -> Tensor:
     return torch.where(some & (b > a), mass, -torch.inf)
 
 
-def truncated_moments(
-    lower: Tensor, upper: Tensor, nodes: int = 40
-) -> tuple[Tensor, Tensor]:
+def truncated_moments(lower: Tensor, upper: Tensor, nodes: int = 40) -> tuple[Tensor, Tensor]:
     """Return mean and variance of the standard normal restricted to [lower, upper].
 
     By Gauss-Legendre quadrature on the part of the interval that matters around its mode.  The
