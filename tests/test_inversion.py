@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from companion.codecs import learned
 from companion.contracts import Boxes, Record
 from companion.errors import CompanionError
-from companion.inversion import dps, dsg, exact, proximal, soft
+from companion.inversion import dps, dsg, exact, gan, proximal, soft
+from companion.inversion.pipeline import IdempotentPipeline
 from companion.inversion.soft import conjugate_gradients, gain, given_cell
+from companion.lab import train_prior
+from companion.photos import crops
+from companion.priors.gan import GanPrior, Generator
 from companion.sources import Gaussian, Mixture, Posterior, QuantiserCells, UniformQuantiser
 from companion.sources.truncated import truncated_moments
 
@@ -200,3 +208,37 @@ def test_conjugate_gradients_solve_in_as_many_steps_as_dimensions() -> None:
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
     found = conjugate_gradients(lambda v: (matrix @ v[..., None])[..., 0], b, 5, diagonal)
     torch.testing.assert_close((matrix @ found[..., None])[..., 0], b)
+
+
+def test_a_generator_is_searched_for_a_picture_in_the_cell() -> None:
+    """Of a generator that made the picture, even an untrained one, the search finds the way back."""
+    torch.manual_seed(0)
+    prior = GanPrior(Generator())
+    target = prior.units.public(prior.sample([5]))
+    codec = learned("hyper", 0)
+    cells = codec.cells(codec.compress(target))
+    _, record = gan(prior, cells, steps=25, seeds=[1], domain="latent")
+    assert record.residual[-1].item() < 0.5 * record.residual[0].item()
+    assert record.evaluations == 25
+    assert record.exact is not None
+
+
+def test_the_sampler_is_a_diffusers_pipeline(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pipe = IdempotentPipeline(train_prior.unet(), train_prior.scheduler())
+    pipe.save_pretrained(str(tmp_path))
+    pipe = IdempotentPipeline.from_pretrained(str(tmp_path))
+    codec = learned("hyper", 0)
+    data = codec.compress(crops("val", 1, size=64, seed=0).pictures)
+    seen: list[int] = []
+    answer = pipe(data, num_inference_steps=3, callback=lambda step, level, x: seen.append(step))
+    assert seen == [0, 1, 2]
+    picture = torch.from_numpy(np.array(answer.images[0])).permute(2, 0, 1)[None] / 255
+    assert codec.compress(picture) == data
+    (again,) = pipe(codec.cells(data), num_inference_steps=3, output_type="pt", return_dict=False)
+    assert again[0].shape == (3, 64, 64)
+    chance = torch.Generator().manual_seed(0)
+    other = pipe(data, num_inference_steps=3, generator=chance, output_type="np").images[0]
+    assert not np.array_equal(other, np.array(answer.images[0]) / 255)
+    with pytest.raises(CompanionError, match="output type"):
+        pipe(data, output_type="jpeg")

@@ -7,12 +7,14 @@ are public ([0, 1] for photographs), not yet 8 bit; `cells.project` makes them s
 `dps`       the paper's: the gradient of the residual through denoiser and codec
 `dsg`       the same direction on a sphere, for fewer steps
 `proximal`  no gradient through the denoiser: the estimate is pulled to the cell
+`gan`       a search in the latents of a generator
 `soft`      ours: the estimate is told the cell as a measurement with the right spread
 """
 
 from companion.inversion.dps import dps, dsg
 from companion.inversion.exact import exact
+from companion.inversion.gan import gan
 from companion.inversion.proximal import proximal
 from companion.inversion.soft import soft
 
-__all__ = ["dps", "dsg", "exact", "proximal", "soft"]
+__all__ = ["dps", "dsg", "exact", "gan", "proximal", "soft"]

@@ -14,10 +14,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from companion.contracts import Boxes, Prior, Record
+from companion.contracts import Boxes, LatentPrior, Prior, Record
 from companion.errors import CompanionError
 from companion.priors.drawing import Noise, noise_levels, step_down
 
+Watcher = Callable[[int, float, Tensor], None]  # told the step, its noise level, the estimate
 # (x_t, noise level, source of noise) -> the estimate of x₀, in the prior's units, that knows of the cell
 Estimate = Callable[[Tensor, float, Noise], Tensor]
 
@@ -31,12 +32,13 @@ def descend(
     seeds: Sequence[int],
     start: float | None = None,
     calm: float = 0.0,
+    watch: Watcher | None = None,
 ) -> tuple[Tensor, Record]:
     """Draw one public picture a cell, with an estimate that knows of the cells.
 
     With `start`, a noise level in the prior's units, the descent begins there, from the noised MSE
     decode, and not from pure noise.  `calm` in [0, 1] is the share of fresh noise left out: 0 is the
-    ancestral draw, 1 the deterministic step of DDIM.
+    ancestral draw, 1 the deterministic step of DDIM.  `watch` is shown every estimate.
     """
     record = Record()
     since = time.perf_counter()
@@ -44,16 +46,19 @@ def descend(
     levels = noise_levels(prior, steps, start).tolist()
     own = prior.units.own(cells.decodes())
     x = levels[0] * noise.like(own) + (own if start is not None else 0)
-    for t, s in pairwise(levels):
+    for step, (t, s) in enumerate(pairwise(levels)):
         x_0 = estimate(x, t, noise)
+        public = prior.units.public(x_0)
         record.evaluations += 1
-        record.residual.append(violation(cells, prior.units.public(x_0)))
+        record.residual.append(violation(cells, public))
+        if watch is not None:
+            watch(step, t, public)
         x = step_down(x, x_0, t, s, noise.like(x) if s else None, calm)
     return finish(prior, cells, x, record, since)
 
 
 def finish(
-    prior: Prior, cells: Boxes, x: Tensor, record: Record, since: float
+    prior: Prior | LatentPrior, cells: Boxes, x: Tensor, record: Record, since: float
 ) -> tuple[Tensor, Record]:
     """Return the public pictures, and the record with time, slack and membership filled in."""
     if not bool(x.isfinite().all()):

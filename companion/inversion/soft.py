@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from companion.contracts import Boxes, Prior, Record
-from companion.inversion.descent import descend
+from companion.inversion.descent import Watcher, descend
 from companion.priors.drawing import Noise
 from companion.sources.truncated import truncated_moments
 
@@ -121,6 +121,7 @@ def soft(
     drawn: bool = True,
     start: float | None = None,
     calm: float = 0.0,
+    watch: Watcher | None = None,
 ) -> tuple[Tensor, Record]:
     """Return one draw a cell; `inner` conjugate gradient steps are made at each noise level."""
     gains = gain(cells).clamp_min(1e-12)
@@ -133,4 +134,6 @@ def soft(
             tilt(prior.units.public(x_0), cells, error, gains, inner, noise if drawn else None)
         )
 
-    return descend(prior, cells, estimate, steps=steps, seeds=seeds, start=start, calm=calm)
+    return descend(
+        prior, cells, estimate, steps=steps, seeds=seeds, start=start, calm=calm, watch=watch
+    )

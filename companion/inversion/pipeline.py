@@ -1,0 +1,87 @@
+"""The default sampler as a diffusers pipeline, for those who know diffusers.
+
+pipe = IdempotentPipeline.from_pretrained(folder)  # any unconditional diffusers model
+picture = pipe(data).images[0]                     # data: the bytes of a .idem or JPEG file
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput
+from PIL import Image
+
+from companion.cell import to_8bit
+from companion.codecs.classical import pixels
+from companion.contracts import Boxes
+from companion.decode import default_seed, open_stream
+from companion.errors import CompanionError
+from companion.inversion.descent import Watcher
+from companion.inversion.soft import soft
+from companion.priors.diffusion import DiffusionPrior
+from companion.priors.tiles import TiledPrior
+
+
+class IdempotentPipeline(DiffusionPipeline):
+    """Decodes bitstreams, or draws inside cells, with an unconditional U-Net and its scheduler."""
+
+    unet: Any
+    scheduler: Any
+
+    def __init__(self, unet: Any, scheduler: Any) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)  # type: ignore[attr-defined]
+
+    def __call__(
+        self,
+        streams: bytes | Sequence[bytes] | Boxes,
+        *,
+        num_inference_steps: int = 20,
+        generator: torch.Generator | None = None,
+        callback: Watcher | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Return one picture for each stream, or for each of a batch of cells.
+
+        Every picture re-compresses to its stream.  Without a `generator` the bytes decide the seed.
+        `callback` is told each step, its noise level and the estimate.  `output_type`: pil, np or pt.
+        """
+        if output_type not in ("pil", "np", "pt"):
+            raise CompanionError(f"There is no output type {output_type!r}: it is pil, np or pt.")
+        batches: list[tuple[Boxes, list[int]]] = []
+        if isinstance(streams, bytes):
+            streams = [streams]
+        if isinstance(streams, Boxes):
+            batches.append((streams, _seeds(generator, len(streams), 0)))
+        else:
+            for data in streams:
+                opened = open_stream(data)
+                batches.append((opened.cells, _seeds(generator, 1, default_seed(data))))
+        found = []
+        for cells, seeds in batches:
+            prior: Any = DiffusionPrior(self.unet, self.scheduler)
+            if cells.decodes().shape[-2:] != (prior.side, prior.side):
+                prior = TiledPrior(prior, prior.side)
+            drawn, _ = soft(prior, cells, steps=num_inference_steps, seeds=seeds, watch=callback)
+            pictures, exact = cells.project(drawn)
+            if not bool(exact.all()):
+                raise CompanionError(
+                    f"{int((~exact).sum())} of {len(exact)} pictures could not be brought into their "
+                    "cells; use more steps."
+                )
+            found.append(to_8bit(pictures))
+        images: Any = [picture for batch in found for picture in batch]
+        if output_type == "pil":
+            images = [Image.fromarray(array) for x in images for array in pixels(x[None])]
+        elif output_type == "np":
+            images = [x.permute(1, 2, 0).numpy() for x in images]
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+
+def _seeds(generator: torch.Generator | None, count: int, default: int) -> list[int]:
+    if generator is None:
+        return [default + k for k in range(count)]
+    return torch.randint(2**48, (count,), generator=generator).tolist()
