@@ -64,6 +64,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--rate", type=int, choices=range(5), action="append", help="of a codec")
     sub.add_argument("--fraction", type=float, default=1.0, help="stop early, ship nothing")
     sub.add_argument("--fresh", action="store_true", help="ignore what earlier runs left")
+    sub.add_argument(
+        "--ship",
+        action="store_true",
+        help="of a prior: no training, ship the last checkpoint as it is",
+    )
     sub = command("bench", bench, "measure, and write the result into the package")
     sub.add_argument("what", choices=("codecs", "jpeg"))
     return top
@@ -200,6 +205,11 @@ def train(arguments: argparse.Namespace) -> int:
     what, name = arguments.what, arguments.name
     if name not in TRAINED[what]:
         raise CompanionError(f"There is no {what} {name!r}: it is {' or '.join(TRAINED[what])}.")
+    if arguments.ship:
+        if name not in ("diffusion", "gan"):
+            raise CompanionError("Only the long trainings, of the priors, are shipped unfinished.")
+        train_prior.ship() if name == "diffusion" else train_gan.ship_unfinished()
+        return 0
     how = {"fraction": arguments.fraction, "resume": not arguments.fresh}
     if what == "codec":
         train_codec.train(name, arguments.rate, **how)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -123,6 +125,14 @@ def test_ms_ssim_says_from_what_size_it_works():
     x = pictures(1, 200)[..., :175]
     with pytest.raises(PictureError, match="176 pixels, and these pictures have 175"):
         ms_ssim(x, x)
+
+
+def test_ms_ssim_warns_nobody():
+    code = "import torch, companion.metrics as m; x = torch.rand(1, 3, 176, 176); print(m.ms_ssim(x, x))"
+    command = [sys.executable, "-W", "default::FutureWarning", "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "tensor([1.])" in run.stdout
+    assert "FutureWarning" not in run.stderr
 
 
 @pytest.mark.parametrize("measure", [psnr, mse, ms_ssim])

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from companion.theory import gaussian_w2_squared as w2_gaussian
 from companion.theory import random_finite, total_variation, w2_squared
 
 
@@ -171,6 +172,105 @@ def check_symbol_bits(symbol_bits: Callable[..., Any]) -> str | None:
         return "for q = 40 at scale 0.5 it is not finite: work with logarithms of tail masses."
     if not np.allclose(far, far[0]) or not 4400 < far[0] < 4600:
         return "for q = ±40 at scale 0.5 it should be about 4510 bits, the same for both signs."
+    return None
+
+
+# ---- chapter 3: measuring what an image lost -----------------------------------------------------
+
+
+@judge
+def check_frechet(frechet: Callable[..., Any]) -> str | None:
+    """`frechet(mean_1, cov_1, mean_2, cov_2)`: the squared Fréchet distance of two Gaussians."""
+    rng = np.random.default_rng(0)
+
+    def random_cov(d: int, rank: int) -> np.ndarray:
+        root = rng.standard_normal((d, rank))
+        return root @ root.T / rank
+
+    zero = np.zeros(2)
+    cases = [
+        ("equal Gaussians", (zero, np.eye(2), zero, np.eye(2))),
+        ("means (0, 0) and (3, 4)", (zero, np.eye(2), np.array([3.0, 4.0]), np.eye(2))),
+        ("variances 1 and 4 in two dimensions", (zero, np.eye(2), zero, 4 * np.eye(2))),
+    ]
+    means = rng.standard_normal((2, 5))
+    cases.append(
+        (
+            "two covariances of other axes",
+            (means[0], random_cov(5, 20), means[1], random_cov(5, 20)),
+        )
+    )
+    cases.append(
+        (
+            "covariances of rank 4 in 12 dimensions",
+            (np.zeros(12), random_cov(12, 4), np.zeros(12), random_cov(12, 4)),
+        )
+    )
+    for what, given in cases:
+        found = frechet(*(z.copy() for z in given))
+        if found is None:
+            return "it should return a number."
+        if np.iscomplexobj(found) and abs(np.imag(found)) > 0:
+            return f"for {what} it is complex, {found}; take a root that stays symmetric."
+        (a, cov_a, b, cov_b), value = given, float(np.real(found))
+        truth = w2_gaussian(a, cov_a, b, cov_b)
+        if not abs(value - truth) <= 1e-6 * (1 + truth):
+            return f"for {what} it should be {truth:.4g}, not {value:.4g}."
+    return None
+
+
+@judge
+def check_mmd(mmd: Callable[..., Any]) -> str | None:
+    """`mmd(x, y)`: the unbiased MMD² of x [N, d] and y [M, d], with the kernel (aᵀb/d + 1)³."""
+    x, y = np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]])
+    found = mmd(x, y)
+    if found is None:
+        return "it should return a number."
+    if abs(float(found) - (1 + 64 - 2 * (1 + 1 + 27 + 343) / 4)) > 1e-9:
+        plain = (1 + 125 + 2) / 4 + (8 + 1000 + 2 * 64) / 4 - 2 * (1 + 1 + 27 + 343) / 4
+        if abs(float(found) - plain) < 1e-9:
+            return "pairs of a sample with itself are counted: leave the diagonal out."
+        return (
+            f"for x = 0, 2 and y = 1, 3 in one dimension it should be -121, not {float(found):.6g}."
+        )
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((30, 8)), 0.5 + rng.standard_normal((50, 8))
+
+    def kernel(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return (u @ v.T / 8 + 1) ** 3
+
+    within = [(kernel(z, z).sum() - np.trace(kernel(z, z))) / len(z) / (len(z) - 1) for z in (a, b)]
+    truth = sum(within) - 2 * kernel(a, b).mean()
+    if abs(float(mmd(a, b)) - truth) > 1e-8:
+        return (
+            f"for 30 and 50 samples in 8 dimensions it should be {truth:.6g}, not"
+            f" {float(mmd(a, b)):.6g}: is the product divided by d, and every mean by its own number"
+            " of pairs?"
+        )
+    return None
+
+
+@judge
+def check_standard_error(standard_error: Callable[..., Any]) -> str | None:
+    """`standard_error(values, photo)`: of the mean of all values, by leaving out photos."""
+    rng = np.random.default_rng(0)
+    for counts in ((4, 4, 4, 4, 4), (1, 7, 3, 12, 5, 2)):
+        photo = np.repeat(np.arange(len(counts)), counts)
+        values = rng.standard_normal(len(counts))[photo] + 0.1 * rng.standard_normal(len(photo))
+        order = rng.permutation(len(photo))
+        found = standard_error(values[order].copy(), photo[order].copy())
+        if found is None:
+            return "it should return a number."
+        means = np.array([values[photo != k].mean() for k in range(len(counts))])
+        spread = np.sqrt((len(counts) - 1) * means.var())
+        if abs(float(found) - spread) > 1e-9:
+            if abs(float(found) - values.std(ddof=1) / np.sqrt(len(values))) < 1e-9:
+                return "that counts every crop as independent: leave out whole photos."
+            sizes = ", ".join(map(str, counts))
+            return (
+                f"for photos with {sizes} crops it should be {spread:.4f}, not {float(found):.4f}:"
+                " (J - 1)/J times the sum of squares of J means, each without one photo."
+            )
     return None
 
 

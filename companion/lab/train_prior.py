@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from companion import zoo
+from companion.errors import WeightsError
 from companion.lab.check_prior import check_denoising, check_draws
 from companion.lab.runs import Run, cosine
 from companion.photos import CropSampler, crops, write_png
@@ -177,7 +178,8 @@ def ship() -> None:
 
     run, network = Run("prior"), unet()
     state = run.restore()
-    assert state is not None
+    if state is None:
+        raise WeightsError(f"There is no run of the diffusion prior in {run.folder} to be shipped.")
     network.load_state_dict(state)
     checked = check_denoising(DiffusionPrior(network, scheduler()))
     draws = {}

@@ -8,6 +8,7 @@ is what statements like "3.01 dB" are about (chapter 8), and is below the mean P
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Protocol
 
 import torch
@@ -71,7 +72,10 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
 
     Needs sides of 176 pixels: at the fifth scale the 11-pixel window must still fit.
     """
-    from pytorch_msssim import ms_ssim as reference
+    with warnings.catch_warnings():  # it is compiled by torch.jit, which says so to everyone
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from pytorch_msssim import ms_ssim as reference
 
     pair(x, y)
     side = min(x.shape[-2:])
