@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ TRAINED = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
     arguments = parser().parse_args(argv)
+    # CompressAI compiles a few functions in a way that newer releases of torch remark on.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
     try:
         return arguments.run(arguments)
     except (CompanionError, OSError) as problem:
@@ -192,7 +195,7 @@ def show_zoo(arguments: argparse.Namespace) -> int:
     for name in zoo.names():
         card = zoo.card(name)
         print(
-            f"{name:12} {card['architecture']:10} {card['parameters'] / 1e3:7.0f} k parameters  "
+            f"{name:14} {card['architecture']:20} {card['parameters'] / 1e3:7.0f} k parameters  "
             f"{card['bytes'] / 1e6:5.2f} MB  {card['licence']}  sha256 {card['sha256'][:12]}…"
         )
     return 0
