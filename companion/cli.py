@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
         help="of a prior: no training, ship the last checkpoint as it is",
     )
     sub = command("bench", bench, "measure, and write the result into the package")
-    sub.add_argument("what", choices=("codecs", "jpeg"))
+    sub.add_argument("what", choices=("codecs", "jpeg", "inversion"))
     return top
 
 
@@ -229,9 +229,10 @@ def train(arguments: argparse.Namespace) -> int:
 
 def bench(arguments: argparse.Namespace) -> int:
     """Run `companion bench`."""
-    from companion.lab import bench_codecs, bench_jpeg
+    from companion.lab import bench_codecs, bench_inversion, bench_jpeg
 
-    {"codecs": bench_codecs, "jpeg": bench_jpeg}[arguments.what].run()
+    modules = {"codecs": bench_codecs, "jpeg": bench_jpeg, "inversion": bench_inversion}
+    modules[arguments.what].run()
     return 0
 
 
