@@ -19,6 +19,7 @@ TRAINED = {
     "codec": ("hyper", "elic"),
     "features": ("loss", "judge"),
     "prior": ("diffusion", "gan", "gaussian"),
+    "decoder": ("hific", "illm", "realism"),
 }
 
 
@@ -203,7 +204,7 @@ def show_zoo(arguments: argparse.Namespace) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """Run `companion train`."""
-    from companion.lab import features, train_codec, train_gan, train_prior
+    from companion.lab import features, train_codec, train_decoder, train_gan, train_prior
 
     what, name = arguments.what, arguments.name
     if name not in TRAINED[what]:
@@ -218,6 +219,8 @@ def train(arguments: argparse.Namespace) -> int:
         train_codec.train(name, arguments.rate, **how)
     elif what == "features":
         features.train(name, **how)
+    elif what == "decoder":
+        train_decoder.train(name, **how)
     elif name == "diffusion":
         train_prior.train(**how)
     elif name == "gan":

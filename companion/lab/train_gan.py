@@ -1,4 +1,4 @@
-"""Train the GAN prior: `companion train gan`.
+"""Train the GAN prior: `companion train prior gan`.
 
 Generator and critic play the non-saturating game (Goodfellow et al., 2014), every crop augmented
 differentiably before the critic sees it (`diffaugment`).  Every sixteenth step the critic's slope at
@@ -267,7 +267,7 @@ def ship(run: Run, net: Generator) -> None:
     card = run.card(
         architecture="StyleGenerator",
         parameters=sum(p.numel() for p in net.parameters()),
-        command="companion train gan",
+        command="companion train prior gan",
         data="photos/train",
         licence="BSD-3-Clause",
         seed=SEED,

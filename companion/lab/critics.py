@@ -1,0 +1,95 @@
+"""What judges the competitors while they are trained: patch critics, and a namer of patches."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
+
+CODES = 256  # labels of the namer
+CELL = 8  # pixels a side that one label is for
+
+
+def _conv(a: int, b: int, size: int, stride: int = 1) -> nn.Module:
+    return spectral_norm(nn.Conv2d(a, b, size, stride, padding=(size - 1) // 2))
+
+
+class PatchCritic(nn.Module):
+    """Scores of patches, given the latents: HiFiC's critic, or with more outputs ILLM's.
+
+    The latents are reduced to 12 channels, enlarged, and laid beside the picture.
+    """
+
+    def __init__(self, outputs: int = 1, latents: int = 64, conditional: bool = True) -> None:
+        super().__init__()
+        self.told = _conv(latents, 12, 3) if conditional else None
+        widths = (3 + 12 * conditional, 48, 96, 160)
+        self.layers = nn.ModuleList([_conv(a, b, 4, 2) for a, b in itertools.pairwise(widths)])
+        self.last = nn.Conv2d(widths[-1], outputs, 1)
+
+    def forward(self, x: Tensor, y_hat: Tensor) -> Tensor:
+        """Return scores [N, outputs, H/8, W/8] of pictures in [0, 1]."""
+        h = 2 * x - 1
+        if self.told is not None:
+            side = functional.leaky_relu(self.told(y_hat), 0.2)
+            h = torch.cat([h, functional.interpolate(side, size=x.shape[-2:])], dim=1)
+        for layer in self.layers:
+            h = functional.leaky_relu(layer(h), 0.2)
+        return self.last(h)
+
+
+class PatchNamer(nn.Module):
+    """A small VQ-VAE: names each 8×8 square of a picture by one of 256 codes (ILLM's labels).
+
+    Codes are moved by exponential averages of what is assigned to them (van den Oord et al., 2017);
+    those that nothing is assigned to are set anew.
+    """
+
+    def __init__(self, dims: int = 32) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            *(nn.Conv2d(3, 32, 4, 2, 1), nn.ReLU()),
+            *(nn.Conv2d(32, 64, 4, 2, 1), nn.ReLU()),
+            *(nn.Conv2d(64, 64, 4, 2, 1), nn.ReLU(), nn.Conv2d(64, dims, 1)),
+        )
+        self.decoder = nn.Sequential(
+            *(nn.Conv2d(dims, 64, 3, 1, 1), nn.ReLU()),
+            *(nn.ConvTranspose2d(64, 64, 4, 2, 1), nn.ReLU()),
+            *(nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.ReLU()),
+            nn.ConvTranspose2d(32, 3, 4, 2, 1),
+        )
+        self.register_buffer("codes", torch.randn(CODES, dims))
+        self.register_buffer("counts", torch.ones(CODES))
+        self.codes: Tensor
+        self.counts: Tensor
+
+    def labels(self, x: Tensor) -> Tensor:
+        """Return the names of the squares, int64 [N, H/8, W/8]."""
+        return self._nearest(self.encoder(2 * x - 1))
+
+    def _nearest(self, h: Tensor) -> Tensor:
+        flat = h.permute(0, 2, 3, 1)
+        return torch.cdist(flat.flatten(0, 2), self.codes).argmin(1).view(flat.shape[:-1])
+
+    def loss(self, x: Tensor, decay: float = 0.98) -> Tensor:
+        """Return reconstruction and commitment errors, and move the codes."""
+        h = self.encoder(2 * x - 1)
+        names = self._nearest(h.detach())
+        flat, names_flat = h.detach().permute(0, 2, 3, 1).flatten(0, 2), names.flatten()
+        with torch.no_grad():
+            onehot = functional.one_hot(names_flat, CODES).to(flat)
+            self.counts.lerp_(onehot.sum(0), 1 - decay)
+            found = onehot.T @ flat / onehot.sum(0).clamp_min(1)[:, None]
+            used = onehot.sum(0) > 0
+            self.codes[used] = torch.lerp(self.codes[used], found[used], 1 - decay)
+            idle = self.counts < 0.05
+            some = torch.randint(len(flat), (int(idle.sum()),), device=flat.device)
+            self.codes[idle] = flat[some]
+            self.counts[idle] = 1.0
+        quantised = self.codes[names].permute(0, 3, 1, 2)
+        straight = h + (quantised - h).detach()
+        again = self.decoder(straight)
+        return (again - (2 * x - 1)).square().mean() + 0.25 * (h - quantised).square().mean()

@@ -1,0 +1,127 @@
+"""The competitors: decoders that are trained to be realistic, on the same bytes (chapter 16).
+
+Each is one network for all rates of *Hyper*, whose encoder stays as it is: it takes the MSE decode and
+the decoded latents, and adds what it believes was lost.  At the start of its training it adds nothing.
+
+`hific`  after Mentzer et al. (NeurIPS 2020): squared error, LPIPS, and a conditional patch critic
+`illm`   after Muckley et al. (ICML 2023): a critic that names the content of each patch
+`realism` after Agustsson et al. (CVPR 2023, *Multi-Realism*): the first, with a dial β at decoding
+
+Made small: a tenth of the widths, our photographs, minutes for days; what is kept of each is what its
+paper says makes it work.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from companion import zoo
+from companion.cell import to_8bit
+from companion.codecs import RATES, learned
+from companion.codecs.models import converse, straight_through_round
+from companion.codecs.neural import Learned
+from companion.errors import WeightsError
+
+NAMES = ("hific", "illm", "realism")
+WIDTH = 96
+BLOCKS = 10
+FOLD = 4  # squares of 4×4 pixels go in as one
+OCTAVES = 10  # of the Fourier features of β
+MOST_REALISM = 2.56  # the largest β in use; twice that in training
+
+
+class Block(nn.Module):
+    """A residual block whose inner activations are shifted and scaled by the condition."""
+
+    def __init__(self, condition: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(1, WIDTH)
+        self.first = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+        self.second = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+        self.told = nn.Linear(condition, 2 * WIDTH, bias=False)
+
+    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+        """Return [N, WIDTH, h, w]."""
+        scale, shift = self.told(condition)[..., None, None].chunk(2, dim=1)
+        inner = self.first(self.norm(h)) * (1 + scale) + shift
+        return h + self.second(functional.silu(inner))
+
+
+class Decoder(nn.Module):
+    """(MSE decode, latents, rate, β) to pictures; 1.9 million parameters."""
+
+    def __init__(self, latents: int = 64) -> None:
+        super().__init__()
+        told = 64
+        self.rate = nn.Embedding(len(RATES), told)  # TableCond: one learned vector a rate
+        self.dial = nn.Sequential(  # FourierCond
+            nn.Linear(2 * OCTAVES, told), nn.SiLU(), nn.Linear(told, told)
+        )
+        self.colours = nn.Conv2d(3 * FOLD**2, WIDTH, 3, padding=1)
+        self.latents = nn.Conv2d(latents, WIDTH, 1)
+        self.blocks = nn.ModuleList([Block(told) for _ in range(BLOCKS)])
+        self.last = nn.Conv2d(WIDTH, 3 * FOLD**2, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, mse: Tensor, y_hat: Tensor, rate: Tensor, beta: Tensor) -> Tensor:
+        """Return pictures [N, 3, H, W], not clamped; sides are multiples of 16, rate int [N], β [N]."""
+        condition = self.rate(rate) + self.dial(fourier(beta))
+        h = self.colours(functional.pixel_unshuffle(2 * mse - 1, FOLD))
+        h = h + functional.interpolate(self.latents(y_hat), scale_factor=16 // FOLD)
+        for block in self.blocks:
+            h = block(h, condition)
+        return mse + functional.pixel_shuffle(self.last(functional.silu(h)), FOLD)
+
+
+def fourier(beta: Tensor) -> Tensor:
+    """Return sines and cosines of β [N] at ten octaves, [N, 20]; the slowest turns once in 2 · 2.56."""
+    turns = beta[:, None] / (2 * MOST_REALISM) * 2.0 ** torch.arange(OCTAVES, device=beta.device)
+    return torch.cat([torch.sin(2 * math.pi * turns), torch.cos(2 * math.pi * turns)], dim=1)
+
+
+@torch.no_grad()
+def conditions(codec: Learned, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (g(y) in [0, 1], ŷ) of pictures whose sides are multiples of 64; float32, for training."""
+    y, z = codec.analysis(x, codec.search)
+    median = codec.median.float()
+    z_hat = torch.round(z - median) + median
+    y_hat = converse(
+        codec.search,
+        z_hat,
+        lambda c: (straight_through_round(y[:, c.channels] - c.mean) + c.mean) * c.mask,
+    )
+    return codec.search.g_s(y_hat).clamp(0, 1), y_hat
+
+
+@functools.cache
+def competitor(name: str) -> Decoder:
+    """Return a trained competitor of the zoo."""
+    if name not in NAMES:
+        raise WeightsError(f"There is no competitor {name!r}; there are: {', '.join(NAMES)}.")
+    made = Decoder()
+    made.load_state_dict(zoo.load(f"decoder-{name}"))
+    return made.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def decode_with(
+    decoder: Decoder, rate: int, streams: Sequence[bytes], beta: float = MOST_REALISM
+) -> Tensor:
+    """Return the competitor's 8-bit decodes of Hyper's streams of one size, [N, 3, H, W] in [0, 1]."""
+    codec = learned("hyper", rate)
+    found = []
+    for data in streams:
+        symbols = codec.read(data)
+        y_hat = symbols.y_hat.float()
+        mse = codec.search.g_s(y_hat).clamp(0, 1)
+        told = torch.tensor([rate]), torch.tensor([beta])
+        x = decoder(mse, y_hat, *told)[..., : symbols.height, : symbols.width]
+        found.append(to_8bit(x))
+    return torch.cat(found)
