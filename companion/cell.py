@@ -20,7 +20,7 @@ from companion.repair import repair
 if TYPE_CHECKING:
     from companion.codecs.neural import Learned
 
-MOST_STEPS = 100  # along the gradient
+MOST_STEPS = 400  # along the gradient; most pictures need a dozen, saturated ones the most
 MOST_REPAIRS = 200  # after them
 FIRST_MARGIN = 0.02  # in units of the quantiser step
 NEAR = 0.01  # float32 is never as wrong as that: farther out is certainly outside

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from companion.cell import LatentCells
 
 LEVEL = 1 / 255  # one grey level
-MARGIN = 1e-3  # far above what float32 gets wrong in a latent: what is in by so much is in
+MARGIN = 1e-3  # aimed at; far above what float32 gets wrong in a latent
 WOBBLE = 0.7  # after a failure pixels are ranked by their gain times a number from 1 - WOBBLE to 1
 
 
@@ -33,16 +33,16 @@ def repair(cells: LatentCells, x: Tensor, steps: int) -> tuple[Tensor, Tensor, T
     exact = torch.zeros(len(x), dtype=torch.bool)
     used = torch.zeros(len(x), dtype=torch.long)
     todo, trial = torch.arange(len(x)), x
-    for _ in range(steps + 1):  # the first only looks at the start
+    for move in range(steps + 1):  # the first only looks at the start
         loss, gradient, excess = cells[todo].hinge(trial, MARGIN)
         better = loss < least[todo]
         kept = todo[better]
         best[kept], least[kept], slope[kept] = trial[better], loss[better], gradient[better]
         share[todo] = torch.where(better, 1.0, 0.5 * share[todo])
-        arrived = cells[todo].confirm(excess.amax(1) == 0, trial)
-        exact[todo[arrived]] = True
+        arrived = cells[todo].confirm(excess.amax(1) < MARGIN, trial)  # behind the very walls
+        exact[todo[arrived]], best[todo[arrived]] = True, trial[arrived]
         todo = todo[~arrived]
-        if not len(todo):
+        if not len(todo) or move == steps:
             break
         wobble = torch.rand(best[todo].shape, generator=generator) * WOBBLE
         gain = slope[todo].abs() * (1 - wobble * (share[todo] < 1)[:, None, None, None])

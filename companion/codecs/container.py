@@ -6,7 +6,7 @@
     1       codec: family (high four bits) and rate (low four)
     2       fingerprint: the first bytes of the weights' sha256
     2–6     height, width (each seven bits a byte, low bits first)
-    2       hash of the decoded symbols: catches an encoder and a decoder that disagree
+    2       hash of the decoded symbols and the size: catches an encoder and a decoder that disagree
     …       payload: all symbols in one entropy-coded stream
     4       CRC32 of everything before it
 
@@ -51,9 +51,13 @@ class Stream:
     payload: bytes
 
 
-def hash_symbols(symbols: NDArray[np.int32]) -> int:
-    """Return the 16-bit hash of a picture's symbols [n]."""
-    return zlib.crc32(np.ascontiguousarray(symbols, dtype="<i4").tobytes()) & 0xFFFF
+def hash_symbols(symbols: NDArray[np.int32], height: int, width: int) -> int:
+    """Return the 16-bit hash of a picture's symbols [n] and size.
+
+    Of the size too, since pictures of several sizes have equally many symbols.
+    """
+    size = zlib.crc32(struct.pack("<II", height, width))
+    return zlib.crc32(np.ascontiguousarray(symbols, dtype="<i4").tobytes(), size) & 0xFFFF
 
 
 def least_payload(height: int, width: int) -> int:

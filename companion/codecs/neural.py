@@ -203,7 +203,7 @@ class Learned:
                 self.fingerprint,
                 symbols.height,
                 symbols.width,
-                container.hash_symbols(symbols.flat()),
+                container.hash_symbols(symbols.flat(), symbols.height, symbols.width),
                 coder.finish(),
             )
         )
@@ -240,7 +240,8 @@ class Learned:
             z_hat = z + self.median
             y_hat = converse(self.exact, z_hat, receive)
         symbols = Symbols(stream.height, stream.width, z, y, z_hat, y_hat)
-        if container.hash_symbols(symbols.flat()) != stream.symbol_hash:
+        found = container.hash_symbols(symbols.flat(), stream.height, stream.width)
+        if found != stream.symbol_hash:
             raise StreamError(
                 f"{source} decodes to symbols that are not the encoder's: it is altered, or this "
                 "machine computes differently."
