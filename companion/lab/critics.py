@@ -62,7 +62,7 @@ class PatchNamer(nn.Module):
             nn.ConvTranspose2d(32, 3, 4, 2, 1),
         )
         self.register_buffer("codes", torch.randn(CODES, dims))
-        self.register_buffer("counts", torch.ones(CODES))
+        self.register_buffer("counts", torch.zeros(CODES))  # so that the first batch sets all
         self.codes: Tensor
         self.counts: Tensor
 
@@ -74,21 +74,20 @@ class PatchNamer(nn.Module):
         flat = h.permute(0, 2, 3, 1)
         return torch.cdist(flat.flatten(0, 2), self.codes).argmin(1).view(flat.shape[:-1])
 
-    def loss(self, x: Tensor, decay: float = 0.98) -> Tensor:
+    def loss(self, x: Tensor, decay: float = 0.95) -> Tensor:
         """Return reconstruction and commitment errors, and move the codes."""
         h = self.encoder(2 * x - 1)
-        names = self._nearest(h.detach())
-        flat, names_flat = h.detach().permute(0, 2, 3, 1).flatten(0, 2), names.flatten()
+        flat = h.detach().permute(0, 2, 3, 1).flatten(0, 2)
         with torch.no_grad():
-            onehot = functional.one_hot(names_flat, CODES).to(flat)
-            self.counts.lerp_(onehot.sum(0), 1 - decay)
-            found = onehot.T @ flat / onehot.sum(0).clamp_min(1)[:, None]
-            used = onehot.sum(0) > 0
-            self.codes[used] = torch.lerp(self.codes[used], found[used], 1 - decay)
-            idle = self.counts < 0.05
+            idle = self.counts < 0.2
             some = torch.randint(len(flat), (int(idle.sum()),), device=flat.device)
-            self.codes[idle] = flat[some]
-            self.counts[idle] = 1.0
+            self.codes[idle], self.counts[idle] = flat[some], 1.0
+            names = self._nearest(h)
+            onehot = functional.one_hot(names.flatten(), CODES).to(flat)
+            self.counts.lerp_(onehot.sum(0), 1 - decay)
+            used = onehot.sum(0) > 0
+            found = (onehot.T @ flat)[used] / onehot.sum(0)[used, None]
+            self.codes[used] = torch.lerp(self.codes[used], found, 1 - decay)
         quantised = self.codes[names].permute(0, 3, 1, 2)
         straight = h + (quantised - h).detach()
         again = self.decoder(straight)

@@ -1,0 +1,156 @@
+"""The competitors: what they see, how they begin, and that their training trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from companion import zoo
+from companion.codecs import learned
+from companion.errors import CompanionError
+from companion.lab import train_decoder
+from companion.lab.critics import CELL, CODES, PatchCritic, PatchNamer
+from companion.lab.decoders import MOST_REALISM, Decoder, conditions, decode_with, fourier
+from companion.lab.train_decoder import critic_loss, decoder_loss, players, settled
+from companion.photos import Pictures, crops
+
+
+@pytest.fixture(scope="module")
+def x() -> Tensor:
+    return crops("val", 4, size=128, seed=0).pictures
+
+
+def told(n: int, rate: int = 1, beta: float = MOST_REALISM) -> tuple[Tensor, Tensor]:
+    return torch.full((n,), rate), torch.full((n,), beta)
+
+
+def test_an_untrained_decoder_adds_nothing(x: Tensor) -> None:
+    codec = learned("hyper", 1)
+    streams = codec.compress(x[:, :, :100, :90])
+    y = decode_with(Decoder(), 1, streams)
+    assert y.shape == (4, 3, 100, 90)
+    assert (y - codec.decompress(streams)).abs().max() < 1.5 / 255
+
+
+def test_training_sees_what_the_bytes_hold(x: Tensor) -> None:
+    codec = learned("hyper", 2)
+    mse, y_hat = conditions(codec, x)
+    symbols = [codec.read(s) for s in codec.compress(x)]
+    torch.testing.assert_close(
+        y_hat, torch.cat([s.y_hat for s in symbols]).float(), atol=1e-3, rtol=0
+    )
+    torch.testing.assert_close(
+        mse, torch.cat([codec.synthesis(s) for s in symbols]), atol=1e-3, rtol=0
+    )
+
+
+def test_the_dial_and_the_rate_are_heard() -> None:
+    torch.manual_seed(0)
+    decoder = Decoder()
+    torch.nn.init.normal_(decoder.last.weight, std=0.1)
+    mse, y_hat = torch.rand(1, 3, 64, 64), torch.randn(1, 64, 4, 4)
+    base = decoder(mse, y_hat, *told(1))
+    assert not torch.allclose(decoder(mse, y_hat, *told(1, rate=2)), base)
+    assert not torch.allclose(decoder(mse, y_hat, *told(1, beta=0.0)), base)
+    assert not torch.allclose(decoder(mse, y_hat + 1, *told(1)), base)
+
+
+def test_every_beta_has_its_own_features() -> None:
+    betas = torch.linspace(0, 2 * MOST_REALISM, 200)[:-1]
+    features = fourier(betas)
+    apart = torch.cdist(features, features) + 9 * torch.eye(len(betas))
+    assert apart.min() > 0.1
+
+
+@pytest.mark.parametrize("outputs", [1, CODES + 1])
+def test_critics_judge_every_square(outputs: int, x: Tensor) -> None:
+    conditional = outputs == 1
+    critic = PatchCritic(outputs, conditional=conditional).eval()
+    y_hat = torch.randn(4, 64, 8, 8)
+    scores = critic(x, y_hat)
+    assert scores.shape == (4, outputs, 128 // CELL, 128 // CELL)
+    heard = not torch.allclose(critic(x, y_hat + 1), scores)
+    assert heard == conditional
+
+
+def test_names_are_learned_and_many_are_in_use(x: Tensor) -> None:
+    torch.manual_seed(0)
+    namer = PatchNamer()
+    optimiser = torch.optim.Adam(namer.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(40):
+        loss = namer.loss(x)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    names = namer.labels(x)
+    assert names.shape == (4, 16, 16)
+    assert len(names.unique()) > 20
+
+
+def test_the_losses_prefer_what_they_should() -> None:
+    real, fake = torch.full((2, 1, 4, 4), 3.0), torch.full((2, 1, 4, 4), -3.0)
+    assert critic_loss(real, fake, None) < critic_loss(fake, real, None)
+    assert (decoder_loss(real, None) < decoder_loss(fake, None)).all()
+    names = torch.randint(0, CODES, (2, 4, 4), generator=torch.Generator().manual_seed(0))
+    right = 9 * torch.nn.functional.one_hot(names, CODES + 1).permute(0, 3, 1, 2).float()
+    fooled = torch.zeros_like(right)
+    fooled[:, CODES] = 9  # says of all squares that they are made up
+    assert critic_loss(right, fooled, names) < critic_loss(fooled, right, names)
+    assert (decoder_loss(right, names) < decoder_loss(fooled, names)).all()
+
+
+def test_training_ends_when_nothing_is_gained() -> None:
+    falling = [{"kid_p": 1 / (1 + k)} for k in range(40)]
+    flat = [{"kid_p": 0.2 + 0.01 * (k % 3)} for k in range(40)]
+    assert not settled(falling)
+    assert settled(flat)
+    assert not settled(flat[:10])  # too early to tell
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Make the training small, and give it a runs folder of its own."""
+    for name, value in {"EVERY": 3, "NAMER_STEPS": 2, "BATCH": 2, "SIDE": 64, "CAP": 1e-3}.items():
+        monkeypatch.setattr(train_decoder, name, value)
+    held_out = crops("val", 12, size=128, seed=0)
+    few = Pictures(held_out.pictures, held_out.photo, ())
+    monkeypatch.setattr(train_decoder, "pictures", lambda *a, **k: few)
+    shipped: dict[str, dict] = {}
+    monkeypatch.setattr(zoo, "ship", lambda name, tensors, card: shipped.update({name: card}))
+    monkeypatch.setenv("COMPANION_RUNS", str(tmp_path))
+    monkeypatch.setattr(train_decoder, "shipped", shipped, raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["hific", "illm", "realism"])
+def test_each_trains_ships_and_says_what_the_mse_decode_scores(name: str, small: Path) -> None:
+    train_decoder.train(name)
+    card = train_decoder.shipped[f"decoder-{name}"]  # type: ignore[attr-defined]
+    assert card["steps"] >= 1
+    assert card["curve"][-1]["psnr"] > 15
+    assert card["beside"]["mse_decode"]["psnr"] > 15
+    assert card["parameters"] >= 1.5e6
+
+
+def test_one_step_moves_decoder_and_critic(small: Path) -> None:
+    torch.manual_seed(0)
+    from accelerate import Accelerator
+
+    nets = players("hific")
+    before = [nets.decoder.last.weight.clone(), nets.critic.last.weight.clone()]
+    batches = train_decoder.Batches("val", 0)
+    optimisers = [torch.optim.Adam(n.parameters(), lr=1e-3) for n in (nets.decoder, nets.critic)]
+    train_decoder.step("hific", nets, batches, *optimisers, Accelerator())
+    assert not torch.equal(nets.decoder.last.weight, before[0])
+    assert not torch.equal(nets.critic.last.weight, before[1])
+
+
+def test_an_unknown_competitor_is_said_in_a_sentence() -> None:
+    with pytest.raises(CompanionError, match="no decoder 'perco'"):
+        train_decoder.train("perco")
