@@ -1,0 +1,85 @@
+"""Work in items: atomic, resumable, the same however it is spread."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from companion.errors import CompanionError
+from companion.lab.work import Item, part_of, plan, spread, store, undone, work
+
+
+def items(n: int = 5, log: list[int] | None = None) -> list[Item]:
+    def make(k: int) -> Item:
+        def run() -> dict[str, Tensor]:
+            if log is not None:
+                log.append(k)
+            return {"x": torch.randn(3, generator=torch.Generator().manual_seed(k))}
+
+        return Item(f"item-{k}", run, 60.0)
+
+    return [make(k) for k in range(n)]
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    log: list[int] = []
+    work(items(3, log), tmp_path)
+    work(items(5, log), tmp_path)
+    assert log == [0, 1, 2, 3, 4]
+    assert undone(items(5), tmp_path) == []
+
+
+def test_parts_are_the_whole(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    work(items(), one)
+    for k in range(2):
+        work(items(), two, part=(k, 2))
+    for item in items():
+        assert torch.equal(item.result(one)["x"], item.result(two)["x"])
+    names = [i.name for k in range(3) for i in part_of(items(), (k, 3))]
+    assert sorted(names) == sorted(i.name for i in items())
+
+
+def test_a_failure_leaves_what_was_finished(tmp_path: Path) -> None:
+    def fail() -> dict[str, Tensor]:
+        raise KeyboardInterrupt
+
+    broken = [*items(2), Item("broken", fail, 1.0), *items(3)[2:]]
+    with pytest.raises(KeyboardInterrupt):
+        work(broken, tmp_path)
+    assert [i.name for i in undone(broken, tmp_path)] == ["broken", "item-2"]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_file_cut_short_never_has_the_name_of_a_result(tmp_path: Path, monkeypatch) -> None:
+    from companion.lab import work as module
+
+    def half(tensors: dict[str, Tensor], path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(module, "save_file", half)
+    with pytest.raises(OSError, match="no space"):
+        store({"x": torch.zeros(1)}, tmp_path / "a.safetensors")
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_the_plan_counts_what_is_left(tmp_path: Path) -> None:
+    work(items(2), tmp_path)
+    text = plan(items(5), tmp_path)
+    assert text.count("done ") == 2
+    assert text.endswith("3 of 5 items left, about 0.1 hours")
+
+
+def test_processes_share_the_work_and_a_failure_is_told() -> None:
+    ok = [sys.executable, "-c", "import sys; sys.exit(0)"]
+    spread(ok, 2)
+    bad = [sys.executable, "-c", "import sys; sys.exit(sys.argv[-1] == '1/2')"]
+    with pytest.raises(CompanionError, match="number 1 failed"):
+        spread(bad, 2)
+    with pytest.raises(CompanionError, match="count from 0"):
+        part_of(items(), (2, 2))
