@@ -13,6 +13,7 @@ standard weights (`companion.metrics.standard`).
     print(difference(kid(real, fake), kid(real, other)))  # paired, on the same photos
 """
 
+from companion.metrics.curves import Delta, bd_quality, bd_rate
 from companion.metrics.fidelity import lpips, ms_ssim, mse, pooled_psnr, psnr
 from companion.metrics.networks import FeatureNetwork, embed, network
 from companion.metrics.patches import Patches, fid256_patches, patches
@@ -30,12 +31,15 @@ from companion.metrics.resampling import Score, difference, mean
 from companion.metrics.wasserstein import laplacian_pyramid, sliced_wasserstein
 
 __all__ = [
+    "Delta",
     "Deviations",
     "FeatureNetwork",
     "Features",
     "Patches",
     "RankTest",
     "Score",
+    "bd_quality",
+    "bd_rate",
     "compare_deviations",
     "deviations",
     "difference",
