@@ -19,7 +19,7 @@ TRAINED = {
     "codec": ("hyper", "elic"),
     "features": ("loss", "judge"),
     "prior": ("diffusion", "gan", "gaussian"),
-    "decoder": ("hific", "illm", "realism"),
+    "decoder": ("hific", "illm", "multirealism"),
 }
 
 
@@ -73,6 +73,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="of a prior: no training, ship the last checkpoint as it is",
     )
+    sub = command("evaluate", evaluate, "test anyone's decodes of our streams, in a page")
+    sub.add_argument("--streams", type=Path, required=True, help="a folder of .idem files")
+    sub.add_argument(
+        "--pictures", type=Path, required=True, help="their decodes, NAME.png or NAME-0.png …"
+    )
+    sub.add_argument("--originals", type=Path, help="a folder of the originals, NAME.png")
+    sub.add_argument("--out", type=Path, default=Path("report"), help="where the report goes")
     sub = command("bench", bench, "measure, and write the result into the package")
     sub.add_argument("what", choices=("codecs", "jpeg", "inversion"))
     return top
@@ -227,6 +234,16 @@ def train(arguments: argparse.Namespace) -> int:
         train_gan.train(**how)
     else:
         train_prior.fit_gaussian()
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Run `companion evaluate`."""
+    from companion.lab.evaluate import evaluate as measure
+    from companion.lab.evaluate import sentences
+
+    found = measure(arguments.streams, arguments.pictures, arguments.originals, arguments.out)
+    print(*sentences(found), f"The page is {arguments.out / 'report.png'}.", sep="\n")
     return 0
 
 

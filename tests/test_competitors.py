@@ -128,7 +128,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["hific", "illm", "realism"])
+@pytest.mark.parametrize("name", ["hific", "illm", "multirealism"])
 def test_each_trains_ships_and_says_what_the_mse_decode_scores(name: str, small: Path) -> None:
     train_decoder.train(name)
     card = train_decoder.shipped[f"decoder-{name}"]  # type: ignore[attr-defined]

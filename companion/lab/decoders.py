@@ -5,7 +5,7 @@ the decoded latents, and adds what it believes was lost.  At the start of its tr
 
 `hific`  after Mentzer et al. (NeurIPS 2020): squared error, LPIPS, and a conditional patch critic
 `illm`   after Muckley et al. (ICML 2023): a critic that names the content of each patch
-`realism` after Agustsson et al. (CVPR 2023, *Multi-Realism*): the first, with a dial β at decoding
+`multirealism` after Agustsson et al. (CVPR 2023, *Multi-Realism*): the first, with a dial β at decoding
 
 Made small: a tenth of the widths, our photographs, minutes for days; what is kept of each is what its
 paper says makes it work.
@@ -28,7 +28,7 @@ from companion.codecs.models import converse, straight_through_round
 from companion.codecs.neural import Learned
 from companion.errors import WeightsError
 
-NAMES = ("hific", "illm", "realism")
+NAMES = ("hific", "illm", "multirealism")
 WIDTH = 96
 BLOCKS = 10
 FOLD = 4  # squares of 4×4 pixels go in as one

@@ -1,4 +1,4 @@
-"""Train the competitors: `companion train decoder hific` (or `illm`, `realism`).
+"""Train the competitors: `companion train decoder hific` (or `illm`, `multirealism`).
 
 All see the same: crops of the train photos through Hyper's frozen encoders, a rate at random each.
 All have the same cap of wall-clock time on the same device, and stop before it when, over the last
@@ -6,7 +6,7 @@ fifth of their steps, KID-P on val has improved by less than two in a hundred.  
 
     hific    M·MSE + LPIPS-P + G·(non-saturating, patch critic that sees the latents)
     illm     M·MSE + LPIPS-P + G·(cross-entropy to the names of the original's patches)
-    realism  M·MSE + β·(LPIPS-P + G·(as hific)),  β ~ U(0, 5.12), the decoder told β
+    multirealism  M·MSE + β·(LPIPS-P + G·(as hific)),  β ~ U(0, 5.12), the decoder told β
 
 M is ILLM's 150.  G, the weight of the critic, is chosen on val for each (`TUNED`), by short trainings.
 LPIPS-P is taken on the *loss* features; the *judge* features are never seen.
@@ -40,7 +40,7 @@ BATCH, SIDE = 8, 128
 PEAK = 4e-4
 CRITIC_PEAK = 4e-4
 FIDELITY = 150.0  # M
-TUNED = {"hific": 0.02, "illm": 0.02, "realism": 0.02}  # G
+TUNED = {"hific": 0.02, "illm": 0.02, "multirealism": 0.02}  # G
 EVERY = 500
 NAMER_STEPS = 2_000
 HELD_OUT_RATES = (1, 3)
@@ -147,7 +147,7 @@ def step(
 ) -> dict[str, float]:
     """Move the critic once and the decoder once; return what they say of themselves."""
     x, mse, y_hat, rate, beta = (t.to(accelerator.device) for t in batches.draw())
-    if name != "realism":
+    if name != "multirealism":
         beta = torch.full_like(beta, MOST_REALISM)  # told, but always the same
     with accelerator.autocast():
         fake = nets.decoder(mse, y_hat, rate, beta)
@@ -167,7 +167,7 @@ def step(
     judged = decoder_loss(scores, names)
     perceived = lpips(x, fake, network("loss"))
     squared = (fake - x).square().flatten(1).mean(1)
-    weight = beta if name == "realism" else torch.ones_like(beta)
+    weight = beta if name == "multirealism" else torch.ones_like(beta)
     total = (FIDELITY * squared + weight * (perceived + TUNED[name] * judged)).mean()
     ours.zero_grad()
     accelerator.backward(total)
