@@ -80,6 +80,14 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--originals", type=Path, help="a folder of the originals, NAME.png")
     sub.add_argument("--out", type=Path, default=Path("report"), help="where the report goes")
+    sub = command("reproduce", reproduce, "compute the results of part IV; resumes by itself")
+    sub.add_argument("--scale", choices=("smoke", "laptop"), default="smoke")
+    sub.add_argument("--out", type=Path, default=Path("results"), help="where the results go")
+    sub.add_argument("--plan", action="store_true", help="list the items and the hours; do nothing")
+    sub.add_argument("--processes", type=int, default=1, help="that share the work on this machine")
+    sub.add_argument(
+        "--part", default="0/1", help="k/n: every n-th item, from the k-th; for job arrays"
+    )
     sub = command("bench", bench, "measure, and write the result into the package")
     sub.add_argument("what", choices=("codecs", "jpeg", "inversion"))
     return top
@@ -244,6 +252,30 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     found = measure(arguments.streams, arguments.pictures, arguments.originals, arguments.out)
     print(*sentences(found), f"The page is {arguments.out / 'report.png'}.", sep="\n")
+    return 0
+
+
+def reproduce(arguments: argparse.Namespace) -> int:
+    """Run `companion reproduce`."""
+    from companion.lab import reproduce as module
+    from companion.lab.work import plan, spread
+
+    scale, out = arguments.scale, arguments.out
+    if arguments.plan:
+        print(plan(module.items(module.scale_of(scale)), out / scale))
+        return 0
+    try:
+        k, n = (int(number) for number in arguments.part.split("/"))
+    except ValueError:
+        raise CompanionError(f"A part is k/n, such as 0/4, not {arguments.part}.") from None
+    if arguments.processes > 1:
+        command = [sys.executable, "-m", "companion.cli", "reproduce", "--scale", scale]
+        spread([*command, "--out", str(out)], arguments.processes)
+        k, n = 0, 1  # all is done: measure
+    if module.reproduce(scale, out, (k, n)) is None:
+        print("This part is done; the results are written by whoever finds all parts done.")
+    else:
+        print(f"The results are in {out / f'{scale}.json'}.")
     return 0
 
 
