@@ -56,6 +56,23 @@ def parser() -> argparse.ArgumentParser:
     sub = command("decompress", decompress, "decompress a .idem or JPEG file, or a folder of them")
     sub.add_argument("source", type=Path, help="a .idem or JPEG file, or a folder of them")
     sub.add_argument("target", type=Path, help="the PNG file to write, or a folder for them")
+    sub.add_argument("--mode", choices=("mse", "perceptual"), default="mse")
+    sub.add_argument(
+        "--preset", choices=("fast", "best"), default="fast", help="of perceptual mode"
+    )
+    sub.add_argument(
+        "--prior", default="prior", help="of the zoo, a diffusers folder, or a hub name"
+    )
+    sub.add_argument(
+        "--samples", type=int, default=1, help="pictures a stream, NAME-0.png and so on"
+    )
+    sub.add_argument(
+        "--dial", type=float, default=1.0, help="from 0, the MSE decode, to 1, the draw"
+    )
+    sub.add_argument("--seed", type=int, help="by default the bytes decide it")
+    sub.add_argument(
+        "--sheet", action="store_true", help="also write NAME-sheet.png: before and after"
+    )
     sub = command("verify", verify, "say whether a picture re-compresses to exactly this stream")
     sub.add_argument("stream", type=Path, help="a .idem file, or a folder of them")
     sub.add_argument("picture", type=Path, help="a picture, or a folder with one of each name")
@@ -135,11 +152,41 @@ def decompress(arguments: argparse.Namespace) -> int:
     from companion.photos import write_png
 
     todo = pairs(arguments.source, arguments.target, (".idem", *JPEG), ".png")
+    how: dict[str, Any] = {"mode": arguments.mode}
+    if arguments.mode == "perceptual":
+        how |= {k: getattr(arguments, k) for k in ("preset", "samples", "dial", "seed")}
+        how["prior"] = open_prior(arguments.prior)
     for source, target in with_progress(todo, "decompress"):
-        done = decode(source.read_bytes(), source=str(source))
-        write_png(target, done.pictures[0], done.metadata)
-        print(f"{target}: written")
+        data = source.read_bytes()
+        done = decode(data, source=str(source), **how)
+        one = len(done.pictures) == 1
+        for k, (x, exact) in enumerate(zip(done.pictures, done.exact.tolist(), strict=True)):
+            path = target if one else target.with_stem(f"{target.stem}-{k}")
+            write_png(path, x, done.metadata)
+            said = (
+                "compresses to the same bytes" if exact else "does not compress to the same bytes"
+            )
+            print(f"{path}: {said}")
+        if arguments.sheet:
+            before = decode(data, source=str(source)).pictures[0]
+            write_png(target.with_stem(f"{target.stem}-sheet"), sheet([before, *done.pictures]))
     return 0
+
+
+def open_prior(name: str) -> Any:
+    """Return a prior by name."""
+    from companion.priors import diffusion_prior, gaussian_prior
+
+    return gaussian_prior() if name == "gaussian" else diffusion_prior(name)
+
+
+def sheet(pictures: list[Any]) -> Any:
+    """Return pictures [3, H, W] side by side, a white line between them."""
+    import torch
+
+    line = torch.ones(3, pictures[0].shape[1], 4)
+    parts = [part for x in pictures for part in (x, line)]
+    return torch.cat(parts[:-1], dim=2)
 
 
 def verify(arguments: argparse.Namespace) -> int:

@@ -42,7 +42,7 @@ class Decoded:
     pictures: Tensor  # [K, 3, H, W], 8 bit
     exact: Tensor  # bool [K]: does it compress to the very same bytes?
     slack: Tensor  # [K]: how far the nearest symbol is from flipping, in quantiser steps
-    record: Record | None = None  # of the sampler
+    records: list[Record] = field(default_factory=list)  # of the sampler, a picture each
     metadata: dict[str, bytes] = field(default_factory=dict)
 
     @property
@@ -93,7 +93,7 @@ def decode(
     """
     opened = open_stream(data, source=source)
     if mode == "mse":
-        return _judged(opened.mse, opened, None)
+        return _judged(opened.mse, opened, [])
     if mode != "perceptual":
         raise CompanionError(f"There is no mode {mode!r}: it is mse or perceptual.")
     if preset not in PRESETS:
@@ -105,17 +105,20 @@ def decode(
 
         prior = diffusion_prior()
     first = default_seed(data) if seed is None else seed
-    cells = opened.cells[torch.zeros(samples, dtype=torch.long)]
     side = getattr(prior, "side", None)
     if side is not None and tuple(opened.mse.shape[-2:]) != (side, side):
         prior = TiledPrior(prior, side)
-    drawn, record = PRESETS[preset](prior, cells, seeds=[first + k for k in range(samples)])
-    pictures, record.exact = cells.project(drawn)
+    found, records = [], []
+    for k in range(samples):  # one by one: a picture must not depend on how many were asked for
+        drawn, record = PRESETS[preset](prior, opened.cells, seeds=[first + k])
+        found.append(opened.cells.project(drawn)[0])
+        records.append(record)
+    pictures = torch.cat(found)
     if dial < 1:
         pictures = to_8bit(opened.mse + dial * (pictures - opened.mse))
-    return _judged(pictures, opened, record)
+    return _judged(pictures, opened, records)
 
 
-def _judged(pictures: Tensor, opened: Opened, record: Record | None) -> Decoded:
+def _judged(pictures: Tensor, opened: Opened, records: list[Record]) -> Decoded:
     slack = opened.cells[torch.zeros(len(pictures), dtype=torch.long)].slack(pictures)
-    return Decoded(pictures, slack > 0, slack, record, opened.metadata)
+    return Decoded(pictures, slack > 0, slack, records, opened.metadata)

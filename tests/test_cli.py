@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from companion.cli import main
-from companion.photos import pictures, write_png
+from companion.photos import pictures, read_picture, write_png
 
 
 @pytest.fixture
@@ -46,6 +46,20 @@ def test_folders(photo: Path, tmp_path: Path, capsys) -> None:
     (decodes / "b.png").unlink()
     assert main(["verify", str(streams), str(decodes)]) == 2
     assert "no picture for b.idem" in capsys.readouterr().err
+
+
+def test_perceptual_decodes_re_compress_and_come_with_a_sheet(photo: Path, tmp_path: Path) -> None:
+    small, stream, out = tmp_path / "small.png", tmp_path / "small.idem", tmp_path / "out.png"
+    write_png(small, read_picture(photo)[:, :64, :64])
+    assert main(["compress", str(small), str(stream), "--rate", "0"]) == 0
+    how = ["--mode", "perceptual", "--prior", "gaussian", "--samples", "2", "--sheet"]
+    assert main(["decompress", str(stream), str(out), *how]) == 0
+    for k in range(2):
+        assert main(["verify", str(stream), str(tmp_path / f"out-{k}.png")]) == 0
+    assert read_picture(tmp_path / "out-sheet.png").shape == (3, 64, 3 * 64 + 2 * 4)
+    again = tmp_path / "again.png"
+    assert main(["decompress", str(stream), str(again), *how[:4]]) == 0
+    assert again.read_bytes() == (tmp_path / "out-0.png").read_bytes()  # the bytes decide the seed
 
 
 @pytest.mark.parametrize(
