@@ -48,6 +48,8 @@ class Decoded:
     @property
     def diversity(self) -> Tensor:
         """Return the standard deviation of each pixel over the K pictures, [H, W]."""
+        if len(self.pictures) < 2:
+            raise CompanionError("Diversity is between two samples or more.")
         return self.pictures.std(0).mean(0)
 
 

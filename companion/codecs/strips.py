@@ -1,8 +1,8 @@
 """Pictures of any size in bounded memory: convolutions, strip by strip.
 
 A network of convolutions sees no farther than a few dozen pixels, so a strip with enough of its
-surroundings gives what the whole picture would have given, and memory is that of a strip: measured,
-0.6 to 0.7 GB a megapixel in float64, or in float32 with gradients; two to three GB for the widest.
+surroundings gives what the whole picture would have given, and memory is that of a strip: 0.6 to 0.7 GB
+a megapixel in float64, or in float32 with gradients, were measured; by that, two to three GB at most.
 """
 
 from __future__ import annotations

@@ -31,14 +31,12 @@ def descend(
     steps: int,
     seeds: Sequence[int],
     start: float | None = None,
-    calm: float = 0.0,
     watch: Watcher | None = None,
 ) -> tuple[Tensor, Record]:
     """Draw one public picture a cell, with an estimate that knows of the cells.
 
     With `start`, a noise level in the prior's units, the descent begins there, from the noised MSE
-    decode, and not from pure noise.  `calm` in [0, 1] is the share of fresh noise left out: 0 is the
-    ancestral draw, 1 the deterministic step of DDIM.  `watch` is shown every estimate.
+    decode, and not from pure noise.  `watch` is shown every estimate.
     """
     record = Record()
     since = time.perf_counter()
@@ -53,7 +51,7 @@ def descend(
         record.residual.append(violation(cells, public))
         if watch is not None:
             watch(step, t, public)
-        x = step_down(x, x_0, t, s, noise.like(x) if s else None, calm)
+        x = step_down(x, x_0, t, s, noise.like(x) if s else None)
     return finish(prior, cells, x, record, since)
 
 

@@ -1,4 +1,8 @@
-"""The samplers that `decode` offers by name: a trade between time and realism (chapter 14)."""
+"""The samplers that `decode` offers by name: a trade between time and realism.
+
+The numbers of steps are starting values: nothing has been chosen on val yet (`bench inversion` is there
+for that), so neither name is a claim.
+"""
 
 from __future__ import annotations
 

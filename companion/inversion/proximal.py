@@ -58,7 +58,6 @@ def proximal(
     margin: float = 0.0,
     inner: int = 10,
     start: float | None = None,
-    calm: float = 0.0,
 ) -> tuple[Tensor, Record]:
     """Return one draw a cell; `inner` codec steps are made at each of `steps` noise levels."""
     vanish = misfit(cells, domain, margin)
@@ -68,4 +67,4 @@ def proximal(
             x_0 = prior.denoise(x, x.new_full((len(x),), sigma))
         return prior.units.own(pull(prior.units.public(x_0), vanish, inner))
 
-    return descend(prior, cells, estimate, steps=steps, seeds=seeds, start=start, calm=calm)
+    return descend(prior, cells, estimate, steps=steps, seeds=seeds, start=start)

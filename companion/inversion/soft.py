@@ -120,7 +120,6 @@ def soft(
     inner: int = 4,
     drawn: bool = True,
     start: float | None = None,
-    calm: float = 0.0,
     watch: Watcher | None = None,
 ) -> tuple[Tensor, Record]:
     """Return one draw a cell; `inner` conjugate gradient steps are made at each noise level."""
@@ -134,6 +133,4 @@ def soft(
             tilt(prior.units.public(x_0), cells, error, gains, inner, noise if drawn else None)
         )
 
-    return descend(
-        prior, cells, estimate, steps=steps, seeds=seeds, start=start, calm=calm, watch=watch
-    )
+    return descend(prior, cells, estimate, steps=steps, seeds=seeds, start=start, watch=watch)

@@ -37,7 +37,7 @@ COUNT = {"val": 256, "test": 256}
 
 @dataclass(frozen=True)
 class Trial:
-    """One row of the table: a sampler, its steps, its options; `cost` evaluations each count."""
+    """One row of the table: a sampler, its steps, its options."""
 
     name: str
     sampler: str
@@ -124,8 +124,11 @@ def measure(
     return row
 
 
-def run(split: str = "test", trials: list[Trial] | None = None, features: str = "loss") -> None:
-    """Draw what has not been drawn, measure everything, and store the table with its provenance."""
+def run(split: str = "val", trials: list[Trial] | None = None, features: str = "loss") -> None:
+    """Draw what has not been drawn, measure everything, and store the table with its provenance.
+
+    By default on val, where everything in `SEARCH` is tried; test crops see only what was chosen there.
+    """
     trials = [Trial("MSE decode", "mse", 0), *(SEARCH if trials is None else trials)]
     real = crops(split, COUNT[split], size=64, seed=0)
     codec = learned(*CODEC)

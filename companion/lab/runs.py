@@ -76,12 +76,16 @@ class Run:
         self.step, self.seconds, self.curve = known["step"], known["seconds"], known["curve"]
         return load_file(self.folder / "state.safetensors")
 
-    def save(self, tensors: dict[str, Tensor]) -> None:
-        """Write a checkpoint: first the weights, then the step that says they are there."""
+    def save(self, tensors: dict[str, Tensor], seconds: float | None = None) -> None:
+        """Write a checkpoint: first the weights, then the step that says they are there.
+
+        `seconds` is the time of training so far, where not all the time since the start counts.
+        """
         from safetensors.torch import save_file
 
         now = time.monotonic()
-        self.seconds, self._since = self.seconds + now - self._since, now
+        spent = self.seconds + now - self._since if seconds is None else seconds
+        self.seconds, self._since = spent, now
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         save_file(kept, self.folder / "state.tmp")

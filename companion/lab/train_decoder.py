@@ -8,7 +8,8 @@ fifth of their steps, KID-P on val has improved by less than two in a hundred.  
     illm     M·MSE + LPIPS-P + G·(cross-entropy to the names of the original's patches)
     multirealism  M·MSE + β·(LPIPS-P + G·(as hific)),  β ~ U(0, 5.12), the decoder told β
 
-M is ILLM's 150.  G, the weight of the critic, is chosen on val for each (`TUNED`), by short trainings.
+M is ILLM's 150.  G, the weight of the critic (`CRITIC`), has yet to be chosen on val, for each by short
+trainings; until then the values are guesses and a result with them is no fair comparison.
 LPIPS-P is taken on the *loss* features; the *judge* features are never seen.
 """
 
@@ -40,7 +41,7 @@ BATCH, SIDE = 8, 128
 PEAK = 4e-4
 CRITIC_PEAK = 4e-4
 FIDELITY = 150.0  # M
-TUNED = {"hific": 0.02, "illm": 0.02, "multirealism": 0.02}  # G
+CRITIC = {"hific": 0.02, "illm": 0.02, "multirealism": 0.02}  # G
 EVERY = 500
 NAMER_STEPS = 2_000
 HELD_OUT_RATES = (1, 3)
@@ -131,8 +132,7 @@ def train(name: str, *, fraction: float = 1.0, resume: bool = True) -> None:
             measured = {**yardstick.measure(nets.decoder), **told}
             run.curve.append({"step": run.step, "seconds": round(spent, 1), **measured})
             bar.set_postfix(measured)
-            run.save(nets.tensors())
-            run.seconds = spent  # the cap is of training alone
+            run.save(nets.tensors(), seconds=spent)  # the cap is of training alone
     if fraction >= 1 and accelerator.is_main_process:
         ship(name, run, nets.decoder, yardstick)
 
@@ -168,7 +168,7 @@ def step(
     perceived = lpips(x, fake, network("loss"))
     squared = (fake - x).square().flatten(1).mean(1)
     weight = beta if name == "multirealism" else torch.ones_like(beta)
-    total = (FIDELITY * squared + weight * (perceived + TUNED[name] * judged)).mean()
+    total = (FIDELITY * squared + weight * (perceived + CRITIC[name] * judged)).mean()
     ours.zero_grad()
     accelerator.backward(total)
     nn.utils.clip_grad_norm_(nets.decoder.parameters(), 1.0)
@@ -252,7 +252,7 @@ def ship(name: str, run: Run, decoder: Decoder, yardstick: Yardstick) -> None:
         licence="BSD-3-Clause",
         seed=SEED,
         cap_seconds=CAP,
-        critic_weight=TUNED[name],
+        critic_weight=CRITIC[name],
         metrics=yardstick.measure(decoder),
         beside={"mse_decode": yardstick.measure(Decoder())},  # fresh: it adds nothing
     )
