@@ -132,6 +132,18 @@ class Units:
         return (public - self.centre) / self.scale
 
 
+class Uncertainty(Protocol):
+    """How far x₀ may be from E[x₀ | x_t] at one noise level: a covariance C, in the prior's units."""
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return C x, x [N, …]."""
+        ...
+
+    def root(self, x: Tensor) -> Tensor:
+        """Return R x with R Rᵀ = C: of white noise x, noise of covariance C."""
+        ...
+
+
 @runtime_checkable
 class Prior(Protocol):
     """What pictures look like, known through one function: the best denoiser.
@@ -150,8 +162,8 @@ class Prior(Protocol):
         """Return the standard deviation of a coordinate, in its own units."""
         ...
 
-    def error(self, sigma: float) -> float:
-        """Return how far off `denoise` is at a noise level: root mean square over coordinates."""
+    def uncertainty(self, sigma: float) -> Uncertainty:
+        """Return how far off `denoise` is at a noise level, on average over x_t."""
         ...
 
     def denoise(self, x_t: Tensor, sigma: Tensor) -> Tensor:

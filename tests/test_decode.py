@@ -96,7 +96,7 @@ class Pointwise:
     """A prior for pictures of independent pixels: what a tile sees of them is all there is."""
 
     law = Gaussian(0.2, 0.25)
-    units, deviation, error = law.units, law.deviation, law.error
+    units, deviation, uncertainty = law.units, law.deviation, law.uncertainty
 
     def denoise(self, x_t: Tensor, sigma: Tensor) -> Tensor:
         """Return E[x₀ | x_t]."""

@@ -14,10 +14,11 @@ from companion.contracts import Boxes, Record
 from companion.errors import CompanionError
 from companion.inversion import dps, dsg, exact, gan, proximal, soft
 from companion.inversion.pipeline import IdempotentPipeline
-from companion.inversion.soft import conjugate_gradients, gain, given_cell
+from companion.inversion.soft import between, conjugate_gradients, given_cell, latent_variances
 from companion.lab import train_prior
 from companion.photos import crops
 from companion.priors.gan import GanPrior, Generator
+from companion.priors.gaussian import GaussianPrior, gaussian_prior
 from companion.sources import Gaussian, Mixture, Posterior, QuantiserCells, UniformQuantiser
 from companion.sources.truncated import truncated_moments
 
@@ -189,11 +190,50 @@ def test_what_cannot_be_done_is_said_in_a_sentence(line: tuple[Gaussian, Quantis
         dps(prior, cells[:3], steps=40, seeds=[1, 2, 3], zeta=float("inf"), domain="cell")
 
 
-def test_the_measured_gain_is_that_of_a_linear_encoder() -> None:
+def test_the_variances_of_latents_are_those_of_a_linear_encoder() -> None:
     basis = torch.tensor([[1.0, 0.3], [0.0, 2.0]], dtype=torch.float64)
-    cells = UniformQuantiser(0.5, basis=basis).cells(torch.zeros(400, 2, dtype=torch.long))
-    rows = (torch.linalg.inv(basis) / 0.5).square().sum(1)
-    torch.testing.assert_close(gain(cells).mean(0), rows, rtol=0.6, atol=0)
+    cells = UniformQuantiser(0.5, basis=basis).cells(torch.zeros(3, 2, dtype=torch.long))
+    law = Gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]])
+    j = torch.linalg.inv(basis) / 0.5
+    found = latent_variances(law, cells, [2.0, 0.1])
+    for sigma, variances in zip((2.0, 0.1), found, strict=True):
+        expected = (j @ law.uncertainty(sigma).cov @ j.T).diagonal()
+        torch.testing.assert_close(variances[1], expected, rtol=1e-6, atol=0)
+
+
+def test_photographs_are_measured_along_random_directions() -> None:
+    x = crops("val", 2, size=64, seed=0).pictures
+    codec = learned("hyper", 1)
+    cells, law = codec.cells(codec.compress(x)), gaussian_prior()
+    few = latent_variances(law, cells, [0.5])[0]
+    probes = law.uncertainty(0.5).root(torch.randn(200, 3, 64, 64)) * law.units.scale * 1e-2
+    at = cells.decodes()
+    one = cells[slice(0, 1)]
+    moved = one.analysis(at[:1] + probes) - one.analysis(at[:1])
+    many = (moved / 1e-2).square().mean(0).detach()
+    assert (few[0] / many).log().mean().abs() < 0.25  # unbiased but for the logarithm
+    assert 0.3 < (few[0] / many).log().std() < 0.7  # of eight squares
+
+
+def test_between_two_levels_variances_follow_a_power_law() -> None:
+    values = torch.tensor([[4.0], [1.0], [0.25]])
+    assert between([2.0, 1.0, 0.5], values, 1.4142).item() == pytest.approx(2.0, rel=1e-3)
+    assert between([2.0, 1.0, 0.5], values, 9.0).item() == 4.0
+    assert between([2.0, 1.0, 0.5], values, 0.01).item() == 0.25
+
+
+@pytest.mark.parametrize("law", [gaussian_prior(), Gaussian([0.0, 1.0], [[1.0, 0.8], [0.8, 1.0]])])
+def test_the_uncertainty_is_that_of_the_denoiser(law: GaussianPrior | Gaussian) -> None:
+    """Its trace is the mean squared error, and its root is a root."""
+    x = law.sample(400, seed=3)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    off = law.denoise(x + 0.3 * noise, x.new_full((400,), 0.3)) - x
+    known = law.uncertainty(0.3)
+    drawn = known.root(noise)
+    torch.testing.assert_close(drawn.square().mean(), off.square().mean(), rtol=0.05, atol=0)
+    torch.testing.assert_close(
+        (noise * known.apply(noise)).sum(), drawn.square().sum(), rtol=0.15, atol=0
+    )
 
 
 def test_moments_in_a_cell_are_those_of_the_truncated_normal() -> None:

@@ -11,6 +11,7 @@ from companion import priors, zoo
 from companion.contracts import Prior
 from companion.errors import CompanionError, WeightsError
 from companion.lab import train_prior
+from companion.metrics import embed, kid, network
 from companion.photos import crops
 from companion.priors.gaussian import GaussianPrior, cosine_basis
 from companion.sources import Gaussian, Mixture
@@ -102,7 +103,7 @@ def test_a_folder_of_diffusers_opens_by_name(tmp_path: object) -> None:
     torch.manual_seed(0)
     unet = train_prior.unet()
     DDPMPipeline(unet, train_prior.scheduler()).save_pretrained(str(tmp_path))
-    opened = priors.diffusion_prior(str(tmp_path))
+    opened = priors.diffusion_prior(str(tmp_path), autocast=False)
     direct = priors.DiffusionPrior(unet, train_prior.scheduler())
     x, sigma = torch.randn(1, 3, 16, 16), torch.tensor([0.5])
     torch.testing.assert_close(opened.denoise(x, sigma), direct.denoise(x, sigma))
@@ -187,3 +188,22 @@ def test_the_shipped_prior_beats_the_gaussian_one_at_every_level(
         with torch.no_grad():
             ours = (shipped.denoise(x_t, levels) - x).square().mean()
         assert ours < (law.denoise(x_t, levels) - x).square().mean()
+
+
+def test_draws_through_plain_diffusers_beat_those_of_the_gaussian_prior(
+    shipped: priors.DiffusionPrior, law: GaussianPrior
+) -> None:
+    """What a reader who knows diffusers would do, with nothing of ours in between."""
+    from diffusers import DDPMPipeline
+
+    pipeline = DDPMPipeline.from_pretrained(str(zoo.folder("prior")))
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    drawn = pipeline(32, generator, num_inference_steps=25, output_type="np").images
+    ours = torch.from_numpy(drawn).permute(0, 3, 1, 2)
+    blank = torch.zeros(32, 3, 64, 64)
+    gaussian = law.units.public(priors.draw(law, blank, steps=25, seeds=list(range(32))))
+    real = crops("val", 256, size=64, seed=6).pictures
+    net = network("judge")
+    of_real, of_ours, of_gaussian = (embed(net, x) for x in (real, ours, gaussian.clamp(0, 1)))
+    assert kid(of_real, of_ours).value < kid(of_real, of_gaussian).value

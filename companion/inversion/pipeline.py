@@ -65,7 +65,9 @@ class IdempotentPipeline(DiffusionPipeline):
             prior: Any = DiffusionPrior(self.unet, self.scheduler)
             if cells.decodes().shape[-2:] != (prior.side, prior.side):
                 prior = TiledPrior(prior, prior.side)
-            drawn, _ = soft(prior, cells, steps=num_inference_steps, seeds=seeds, watch=callback)
+            drawn, _ = soft(
+                prior, cells, steps=num_inference_steps, seeds=seeds, drawn=False, watch=callback
+            )
             pictures, exact = cells.project(drawn)
             if not bool(exact.all()):
                 raise CompanionError(

@@ -1,86 +1,132 @@
 """The soft cell: what the estimate becomes when one is told that y(x₀) lies in the cell.
 
-At noise level σ the prior knows x₀ up to an error of variance c(σ), so it knows y up to a variance
-s² = c·‖∂y/∂x‖² a latent.  Given in addition that y lies between two walls, a Gaussian y has the
-truncated normal's mean and variance: hardly changed where s is small and y well inside, the middle
-of the cell where s is large.  Each latent's news is passed on as a Gaussian measurement with just
-these moments (moment matching, Minka 2001): T = 1/Var[y | cell] - 1/s² is its precision.  The estimate
-of x₀ given all of them is x̂₀ + c JᵀT^½ v, with J = ∂y/∂x and v from a linear problem in the latents,
+At noise level σ the prior knows x₀ up to an error of covariance C(σ), so it knows y = y(x₀) up to a
+variance s² = (J C Jᵀ)_ii a latent, J = ∂y/∂x.  Given in addition that y lies between two walls, a
+Gaussian y has the truncated normal's mean and variance: hardly changed where s is small and y well
+inside, the middle of the cell where s is large.  Each latent's news is passed on as a Gaussian
+measurement with just these moments (moment matching, Minka 2001): T = 1/Var[y | cell] - 1/s² is its
+precision.  The estimate of x₀ given all of them is x̂₀ + C JᵀT^½ v, with v from a linear problem in
+the latents,
 
-    (1 + c T^½ J Jᵀ T^½) v = T^-½ (E[y | cell] - y) / Var[y | cell],
+    (1 + T^½ J C Jᵀ T^½) v = T^-½ (E[y | cell] - y) / Var[y | cell],
 
-solved by a few steps of conjugate gradients on the codec's encoder alone.  The next level starts from
-a *draw* from the Gaussian of that mean and of covariance (1/c + JᵀTJ)⁻¹, which takes noise of the
-right law on the right-hand side (Papandreou & Yuille 2010): with the mean alone, few steps lose the
-spread.  For a white Gaussian source and an orthogonal
-transform this is exact at every level but for the Gaussian in place of the truncated one; where how
-sure the prior is depends on x_t, as between two modes, it is an approximation (chapter 10).
+solved by a few steps of conjugate gradients on the codec's encoder alone.  For C white every pixel
+would be corrected on its own; with the spectrum of photographs, what a latent says moves the smooth
+before the fine.  A *draw* from the Gaussian of that mean and of covariance (C⁻¹ + JᵀTJ)⁻¹ takes noise
+of the right law on the right-hand side (Papandreou & Yuille 2010): with the mean alone, few steps lose
+the spread.  For a Gaussian source and an encoder along its own axes this is exact at every level but
+for the Gaussian in place of the truncated one; where how sure the prior is depends on x_t, as between
+two modes, it is an approximation (chapter 10).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from companion.contracts import Boxes, Prior, Record
 from companion.inversion.descent import Watcher, descend
-from companion.priors.drawing import Noise
+from companion.priors.drawing import Noise, noise_levels
 from companion.sources.truncated import truncated_moments
 
-PROBES = 16  # random directions that the encoder's gain is measured along
+PROBES = 8  # random directions that variances of latents are measured along
+FEW = 64  # coordinates: then all directions are taken, and nothing is random
+LEVELS = 8  # at which they are measured; in between they are interpolated
 NODES = 12  # of the quadrature for the moments: they need not be exact to the last digit
 STRIDE = 1e-3  # of the differences that stand for derivatives, in public units
 
-
-def gain(cells: Boxes, seed: int = 0) -> Tensor:
-    """Return ‖∂y_i/∂x‖² at the MSE decodes, [N, D]: the variance of y when x has white unit noise."""
-    x = cells.decodes()
-    generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros(())
-    with torch.no_grad():
-        for _ in range(PROBES):
-            v = torch.randn(x.shape[1:], generator=generator, dtype=x.dtype).to(x) * STRIDE
-            total = total + (cells.analysis(x + v) - cells.analysis(x - v)).square()
-    return total / (PROBES * 4 * STRIDE**2)
+Linear = Callable[[Tensor], Tensor]
 
 
-def tilt(
-    x: Tensor, cells: Boxes, error: float, gains: Tensor, inner: int, noise: Noise | None
-) -> Tensor:
-    """Return the estimate of x₀ [N, …] given also its cell; `error` is its variance without.
+class Spread:
+    """A prior's uncertainty at one noise level, in public units."""
 
-    With `noise` a draw of x₀, not its mean: white noise of variance `error` is added to x, and to
-    each latent's measurement noise of its own variance.
-    """
-    x = x.detach().requires_grad_(True)
-    y = cells.analysis(x)
-    mean, variance = given_cell(y.detach(), error * gains, cells.lower.to(y), cells.upper.to(y))
-    # What the walls add to the knowledge of y; none where the cell is wide against s.
-    root = (1 / variance - 1 / (error * gains)).clamp_min(1e-9).sqrt()
+    def __init__(self, prior: Prior, sigma: float) -> None:
+        self.known, self.scale = prior.uncertainty(sigma), prior.units.scale
 
-    def back(v: Tensor) -> Tensor:
-        (answer,) = torch.autograd.grad(y, x, v, retain_graph=True)
-        return answer
+    def apply(self, x: Tensor) -> Tensor:
+        """Return C x."""
+        return self.scale**2 * self.known.apply(x)
+
+    def root(self, x: Tensor) -> Tensor:
+        """Return R x with R Rᵀ = C."""
+        return self.scale * self.known.root(x)
+
+
+def forward_difference(cells: Boxes, x: Tensor, y: Tensor) -> Linear:
+    """Return v ↦ J v, with J = ∂y/∂x at x, where y = analysis(x) is known already."""
 
     @torch.no_grad()
     def forth(v: Tensor) -> Tensor:
-        size = (
-            v.flatten(1).square().mean(1).sqrt().clamp_min(1e-20).reshape(-1, *[1] * (v.ndim - 1))
-        )
+        size = v.flatten(1).square().mean(1).sqrt().clamp_min(1e-20)
         h = STRIDE / size
-        return (cells.analysis(x + h * v) - y) / h.reshape(-1, 1)
+        ahead = cells.analysis(x + h.reshape(-1, *[1] * (v.ndim - 1)) * v)
+        return (ahead - y) / h.reshape(-1, 1)
+
+    return forth
+
+
+def latent_variances(prior: Prior, cells: Boxes, levels: Sequence[float]) -> Tensor:
+    """Return diag(J C(σ) Jᵀ) at the MSE decodes, [L, N, D]: how unsure the prior is of each latent."""
+    x = cells.decodes()
+    with torch.no_grad():
+        forth = forward_difference(cells, x, cells.analysis(x))
+    count = x[0].numel()
+    if count <= FEW:
+        ways = torch.eye(count).reshape(count, *x.shape[1:]).to(x)
+    else:
+        generator = torch.Generator().manual_seed(0)
+        ways = torch.randn(PROBES, *x.shape[1:], generator=generator).to(x) / PROBES**0.5
+    found = []
+    for sigma in levels:
+        root = Spread(prior, sigma).root
+        along = torch.stack([forth(root(way.expand_as(x))) for way in ways])
+        found.append(along.square().sum(0).clamp_min(1e-12))
+    return torch.stack(found)
+
+
+def between(levels: Sequence[float], values: Tensor, sigma: float) -> Tensor:
+    """Return what values [L, …], measured at falling noise levels, come to at sigma; in logarithms."""
+    if len(levels) == 1:
+        return values[0]
+    at = torch.tensor(levels).log()
+    k = int(torch.searchsorted(-at, -math.log(sigma)).clamp(1, len(levels) - 1))
+    share = (math.log(sigma) - at[k - 1]) / (at[k] - at[k - 1])
+    return torch.lerp(values[k - 1].log(), values[k].log(), share.clamp(0, 1).to(values)).exp()
+
+
+def tilt(
+    x: Tensor, cells: Boxes, spread: Spread, variances: Tensor, inner: int, noise: Noise | None
+) -> Tensor:
+    """Return the estimate of x₀ [N, …] given also its cell; `variances` [N, D] are those of y without.
+
+    With `noise` a draw of x₀, not its mean: noise of covariance C is added to x, and to each latent's
+    measurement noise of its own variance.
+    """
+    x = x.detach().requires_grad_(True)
+    y = cells.analysis(x)
+    mean, variance = given_cell(y.detach(), variances, cells.lower.to(y), cells.upper.to(y))
+    # What the walls add to the knowledge of y; none where the cell is wide against s.
+    root = (1 / variance - 1 / variances).clamp_min(1e-9).sqrt()
+    forth = forward_difference(cells, x.detach(), y.detach())
+
+    def back(v: Tensor) -> Tensor:
+        (answer,) = torch.autograd.grad(y, x, v, retain_graph=True)
+        return spread.apply(answer)
 
     news = (mean - y.detach()) / variance / root
     chance = torch.zeros_like(x)
     if noise is not None:
-        chance = error**0.5 * noise.like(x.detach())
+        chance = spread.root(noise.like(x.detach()))
         news = news + noise.like(news) - root * forth(chance)
     found = conjugate_gradients(
-        lambda v: v + error * root * forth(back(root * v)), news, inner, 1 + error * root**2 * gains
+        lambda v: v + root * forth(back(root * v)), news, inner, 1 + root**2 * variances
     )
-    return x.detach() + chance + error * back(root * found)
+    return x.detach() + chance + back(root * found)
 
 
 def given_cell(y: Tensor, variance: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,14 +169,15 @@ def soft(
     watch: Watcher | None = None,
 ) -> tuple[Tensor, Record]:
     """Return one draw a cell; `inner` conjugate gradient steps are made at each noise level."""
-    gains = gain(cells).clamp_min(1e-12)
+    ladder = noise_levels(prior, steps, start)
+    measured = np.geomspace(ladder[0], ladder[-2], min(steps, LEVELS)).tolist()
+    variances = latent_variances(prior, cells, measured)
 
     def estimate(x: Tensor, sigma: float, noise: Noise) -> Tensor:
         with torch.no_grad():
-            x_0 = prior.denoise(x, x.new_full((len(x),), sigma))
-        error = (prior.units.scale * prior.error(sigma)) ** 2
-        return prior.units.own(
-            tilt(prior.units.public(x_0), cells, error, gains, inner, noise if drawn else None)
-        )
+            x_0 = prior.units.public(prior.denoise(x, x.new_full((len(x),), sigma)))
+        here = between(measured, variances, sigma)
+        told = tilt(x_0, cells, Spread(prior, sigma), here, inner, noise if drawn else None)
+        return prior.units.own(told)
 
     return descend(prior, cells, estimate, steps=steps, seeds=seeds, start=start, watch=watch)

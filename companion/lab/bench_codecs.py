@@ -6,7 +6,6 @@ classical ones as Pillow runs them.  The result goes to `companion/data/results/
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from companion import zoo
 from companion.codecs import RATES, learned
 from companion.codecs.classical import Classical, available
-from companion.lab.runs import commit, hardware
+from companion.lab.runs import write_result
 from companion.photos import pictures
 
 RESULT = Path(zoo.FOLDER).parent / "results" / "codecs.json"
@@ -96,8 +95,6 @@ def measure_classical(name: str, quality: int, x: Tensor) -> dict[str, Any]:
 
 def run() -> None:
     """Measure all codecs, print a table, and store the result with its provenance."""
-    import datetime
-
     x = pictures("test", size=256).pictures[::8]
     rows = []
     jobs = [(f, r) for f in ("hyper", "elic") for r in RATES if f"{f}-{r}" in zoo.names()]
@@ -105,17 +102,13 @@ def run() -> None:
         rows.append(measure_learned(family, rate, x))
     for name in tqdm([n for n in QUALITIES if n in available()], desc="classical"):
         rows.extend(measure_classical(name, quality, x) for quality in QUALITIES[name])
-    result = {
-        "command": "companion bench codecs",
-        "commit": commit(),
-        "date": datetime.date.today().isoformat(),
-        "hardware": hardware(),
-        "pictures": f"{len(x)} of 256×256: every eighth test picture",
-        "megapixels": round(x.shape[0] * x.shape[-1] * x.shape[-2] / 1e6, 3),
-        "weights": {f"{f}-{r}": zoo.card(f"{f}-{r}")["sha256"] for f, r in jobs},
-        "rows": rows,
-    }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(
+        RESULT,
+        "companion bench codecs",
+        rows,
+        weights=[f"{f}-{r}" for f, r in jobs],
+        pictures=f"{len(x)} of 256×256: every eighth test picture",
+        megapixels=round(x.shape[0] * x.shape[-1] * x.shape[-2] / 1e6, 3),
+    )
     for r in rows:
         print("  ".join(f"{k} {v}" for k, v in r.items()))

@@ -9,8 +9,6 @@ pictures are kept in the runs folder, so that what was interrupted goes on, and 
 
 from __future__ import annotations
 
-import datetime
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +22,7 @@ from companion import inversion, zoo
 from companion.cell import LatentCells, to_8bit
 from companion.codecs import learned
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
-from companion.lab.runs import commit, hardware, runs_folder
+from companion.lab.runs import runs_folder, write_result
 from companion.metrics import embed, fid, kid, network, psnr, sliced_wasserstein
 from companion.photos import Pictures, crops
 from companion.priors import DiffusionPrior, diffusion_prior
@@ -68,9 +66,10 @@ SEARCH = [
     *grid("proximal", (10, 20, 50), domain="picture"),
     *grid("proximal", (10, 20, 50), domain="latent"),
     *grid("proximal", (10, 20, 50), domain="cell", margin=0.25),
-    *grid("soft", (5, 10, 20, 50)),
-    *grid("soft", (4, 8), start=1.0),
-    *grid("soft", (4, 8), start=0.5),
+    *grid("soft", (10, 20), drawn=True),
+    *grid("soft", (5, 10, 20, 50), drawn=False),
+    *grid("soft", (4, 8), drawn=False, start=1.0),
+    *grid("soft", (4, 8), drawn=False, start=0.5),
 ]
 
 
@@ -155,22 +154,15 @@ def run(split: str = "val", trials: list[Trial] | None = None, features: str = "
             path.with_suffix(".tmp").replace(path)
         rows.append(measure(trial, load_file(path), cells, real, features))
         show(rows[-1])
-    result = {
-        "command": "companion bench inversion",
-        "commit": commit(),
-        "date": datetime.date.today().isoformat(),
-        "hardware": hardware(),
-        "pictures": f"{len(real.pictures)} {split} crops of 64×64",
-        "codec": codec.name,
-        "weights": {
-            n: zoo.card(n)["sha256"] for n in (codec.name, "prior", f"features-{features}")
-        },
-        "real": {"u_deviation": real_deviation(cells, real)},
-        "rows": rows,
-    }
-    target = RESULT if split == "test" else folder / "table.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    write_result(
+        RESULT if split == "test" else folder / "table.json",
+        "companion bench inversion",
+        rows,
+        weights=(codec.name, "prior", f"features-{features}"),
+        pictures=f"{len(real.pictures)} {split} crops of 64×64",
+        codec=codec.name,
+        real={"u_deviation": real_deviation(cells, real)},
+    )
 
 
 def real_deviation(cells: LatentCells, real: Pictures) -> float:

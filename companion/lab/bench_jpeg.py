@@ -9,7 +9,6 @@ that was interrupted goes on where it stopped, unless the code or the pictures h
 
 from __future__ import annotations
 
-import datetime
 import json
 import tempfile
 import time
@@ -24,7 +23,7 @@ from companion.codecs.classical import pixels
 from companion.codecs.jpeg import Jpeg, reference_encoder
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.bench_codecs import psnr
-from companion.lab.runs import commit, hardware
+from companion.lab.runs import commit, write_result
 from companion.photos import pictures
 
 RESULT = CODECS_RESULT.with_name("jpeg_cells.json")
@@ -88,15 +87,14 @@ def run(count: int = 16) -> None:
     """Measure everything, print each row, and store the rows with their provenance."""
     every = pictures("test", size=256).pictures
     x = every[:: len(every) // count][:count]
-    state = {
-        "command": "companion bench jpeg",
-        "commit": commit(),
+    facts = {
         "reference encoder": reference_encoder(),
         "pictures": f"{len(x)} of 256×256, evenly spread over the test pictures",
         "noise": f"{NOISE * 255:g} grey levels",
     }
     known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    rows = known["rows"] if all(known.get(k) == v for k, v in state.items()) else []
+    same = known.get("commit") == commit() and all(known.get(k) == v for k, v in facts.items())
+    rows = known["rows"] if same else []
     jobs: list[dict[str, Any]] = [
         {"start": start, "quality": q, "sampling": s}
         for q in QUALITIES
@@ -113,10 +111,4 @@ def run(count: int = 16) -> None:
         measured = projection(x, **job) if "start" in job else membership(x, **job)
         rows.append(job | measured)
         tqdm.write("  ".join(f"{k} {v}" for k, v in rows[-1].items()))
-        result = state | {
-            "date": datetime.date.today().isoformat(),
-            "hardware": hardware(),
-            "rows": rows,
-        }
-        RESULT.parent.mkdir(parents=True, exist_ok=True)
-        RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        write_result(RESULT, "companion bench jpeg", rows, **facts)

@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,27 @@ class Run:
             "torch": torch.__version__,
             "curve": self.curve,
         }
+
+
+def write_result(
+    path: Path, command: str, rows: Any, *, weights: Iterable[str] = (), **facts: Any
+) -> None:
+    """Write what was measured, and where it comes from; `weights` names the models it stands on."""
+    from companion import zoo
+
+    result = {
+        "command": command,
+        "commit": commit(),
+        "date": datetime.date.today().isoformat(),
+        "hardware": hardware(),
+        **facts,
+        "weights": {name: zoo.card(name)["sha256"] for name in weights},
+        "rows": rows,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    os.replace(partial, path)
 
 
 def cosine(step: int, steps: int, peak: float, warmup: int = 100, floor: float = 0.02) -> float:

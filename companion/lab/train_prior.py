@@ -162,14 +162,13 @@ def unfinished(run: Run) -> dict[str, Tensor] | None:
 
 def sample_sheet(network: Any, run: Run) -> None:
     """Write 16 unconditional draws into the run's folder."""
+    from torchvision.utils import make_grid
+
     prior = DiffusionPrior(network, scheduler(), autocast=True)
     x = draw(prior, torch.zeros(16, 3, SIDE, SIDE), steps=25, seeds=list(range(16)))
     network.train().requires_grad_(True)
-    rows = prior.units.public(x).clamp(0, 1).reshape(4, 4, 3, SIDE, SIDE)
-    write_png(
-        run.folder / f"samples-{run.step:06}.png",
-        rows.permute(2, 0, 3, 1, 4).reshape(3, 4 * SIDE, 4 * SIDE),
-    )
+    grid = make_grid(prior.units.public(x).clamp(0, 1), nrow=4)
+    write_png(run.folder / f"samples-{run.step:06}.png", grid)
 
 
 def ship() -> None:

@@ -19,6 +19,7 @@ from companion import zoo
 from companion.contracts import Units
 from companion.errors import CompanionError, WeightsError
 from companion.priors.gaussian import gaussian_prior
+from companion.priors.spectrum import Spectrum
 
 SHIPPED = "prior"  # the name of our own model in the zoo
 
@@ -56,6 +57,12 @@ class DiffusionPrior:
     def side(self) -> int:
         """Return the side of the pictures that the network was trained on."""
         return int(self.unet.config.sample_size)
+
+    def uncertainty(self, sigma: float) -> Spectrum:
+        """Return how far off `denoise` is: the Gaussian prior's spectrum, as strong as was measured."""
+        left = gaussian_prior().uncertainty(sigma)
+        ratio = self.error(sigma) / gaussian_prior().error(sigma)
+        return Spectrum(ratio**2 * left.variances, left.axes)
 
     def error(self, sigma: float) -> float:
         """Return the root mean square error of `denoise` at a noise level."""
@@ -99,10 +106,11 @@ class DiffusionPrior:
         return x_0
 
 
-def diffusion_prior(name: str | Path = SHIPPED, *, autocast: bool = False) -> DiffusionPrior:
+def diffusion_prior(name: str | Path = SHIPPED, *, autocast: bool | None = None) -> DiffusionPrior:
     """Open a prior by name: ours, a folder saved by diffusers, or a model of the Hugging Face hub.
 
-    Only safetensors are read.  The hub is asked when the name is neither ours nor a folder.
+    Only safetensors are read.  The hub is asked when the name is neither ours nor a folder.  It runs
+    in bfloat16 where the processor has it, unless `autocast` says otherwise.
     """
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging
@@ -126,4 +134,8 @@ def diffusion_prior(name: str | Path = SHIPPED, *, autocast: bool = False) -> Di
     if unet.config.in_channels != 3:
         raise WeightsError(f"{name!s} makes pictures of {unet.config.in_channels} channels, not 3.")
     errors = zoo.card(str(name)).get("errors") if str(name) in zoo.names() else None
+    unet.to(memory_format=torch.channels_last)  # a fifth faster
+    if autocast is None:
+        here = torch.cpu.get_capabilities()
+        autocast = bool(here.get("avx512_bf16") or here.get("amx_bf16"))
     return DiffusionPrior(unet, scheduler, errors=errors, autocast=autocast)

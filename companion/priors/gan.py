@@ -235,7 +235,7 @@ class GanPrior:
 
 def _normal(seed: int, part: int, *shape: int) -> Tensor:
     """Return normal numbers that a seed and the part of the picture they are for decide."""
-    generator = torch.Generator().manual_seed(1_000_003 * seed + part)
+    generator = torch.Generator().manual_seed((1_000_003 * seed + part) % 2**63)
     return torch.randn(shape, generator=generator)
 
 

@@ -9,24 +9,15 @@ Wiener's filter (chapter 9).
 from __future__ import annotations
 
 import functools
-import math
 
 import torch
 from torch import Tensor
 
 from companion import zoo
 from companion.contracts import Units
-from companion.errors import CompanionError
+from companion.priors.spectrum import Spectrum, cosine_basis, filtered
 
 SHIPPED = "gaussian"
-
-
-def cosine_basis(n: int) -> Tensor:
-    """Return the orthonormal DCT-II matrix, float64 [n, n]: row k is the k-th cosine."""
-    k, i = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
-    basis = (2 / n) ** 0.5 * torch.cos(math.pi * (i + 0.5) * k / n)
-    basis[0] /= 2**0.5
-    return basis
 
 
 class GaussianPrior:
@@ -59,25 +50,20 @@ class GaussianPrior:
         """Return S, the side of its pictures."""
         return len(self.basis)
 
+    def uncertainty(self, sigma: float) -> Spectrum:
+        """Return the covariance of x₀ given x_t at a noise level, C_k σ²/(C_k + σ²): exactly."""
+        return Spectrum(self.variances * sigma**2 / (self.variances + sigma**2), self.axes)
+
     def error(self, sigma: float) -> float:
         """Return the root mean square error of `denoise` at a noise level, exactly."""
-        left = self.variances * sigma**2 / (self.variances + sigma**2)
-        return float(left.mean().sqrt())
+        return float(self.uncertainty(sigma).variances.mean().sqrt())
 
     def denoise(self, x_t: Tensor, sigma: Tensor) -> Tensor:
-        """Return E[x₀ | x_t], exactly, for noise levels sigma [N]."""
-        if x_t.shape[-2:] != (self.side, self.side):
-            raise CompanionError(
-                f"This Gaussian prior is of {self.side}×{self.side} pictures, and the one given is "
-                f"{x_t.shape[-1]}×{x_t.shape[-2]}."
-            )
-        mean, basis = self.mean.to(x_t)[:, None, None], self.basis.to(x_t)
-        axes, variances = self.axes.to(x_t), self.variances.to(x_t)
-        f = basis @ (x_t - mean) @ basis.T
-        along = torch.einsum("hwcr,nchw->nhwr", axes, f)
+        """Return E[x₀ | x_t] for noise levels sigma [N]: exactly on S×S, as a filter on other sizes."""
+        mean = self.mean.to(x_t)[:, None, None]
+        variances = self.variances.to(x_t)
         gain = variances / (variances + sigma.to(x_t).square().reshape(-1, 1, 1, 1))
-        f = torch.einsum("hwcr,nhwr->nchw", axes, gain * along)
-        return mean + basis.T @ f @ basis
+        return mean + filtered(x_t - mean, self.axes, gain)
 
     def sample(self, n: int, seed: int) -> Tensor:
         """Return n independent draws [n, 3, S, S]."""

@@ -21,7 +21,11 @@ class TiledPrior:
 
     def __init__(self, prior: Prior, side: int = 64, overlap: int = 16) -> None:
         self.prior, self.side, self.overlap = prior, side, overlap
-        self.units, self.deviation, self.error = prior.units, prior.deviation, prior.error
+        self.units, self.deviation, self.uncertainty = (
+            prior.units,
+            prior.deviation,
+            prior.uncertainty,
+        )
         ramp = (torch.arange(side) + 0.5) / overlap
         fade = torch.minimum(ramp, ramp.flip(0)).clamp(max=1)
         self.window = fade[:, None] * fade

@@ -31,6 +31,22 @@ def generator(purpose: int, seed: int) -> np.random.Generator:
     return np.random.default_rng([purpose, seed])
 
 
+class Matrix:
+    """A covariance in d dimensions, [d, d]; implements `Uncertainty` for points [N, d]."""
+
+    def __init__(self, cov: Tensor) -> None:
+        variances, axes = torch.linalg.eigh(cov)
+        self.cov, self._root = cov, axes * variances.clamp(min=0).sqrt()
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return C x."""
+        return x @ self.cov.to(x)
+
+    def root(self, x: Tensor) -> Tensor:
+        """Return R x with R Rᵀ = C."""
+        return x @ self._root.T.to(x)
+
+
 class Mixture:
     """A mixture of Gaussians, Σₖ wₖ N(mₖ, Cₖ), in d dimensions.
 
@@ -88,9 +104,9 @@ class Mixture:
         """Return the root mean square deviation of a coordinate: part of the `Prior` contract."""
         return float(self.cov.diagonal().mean().sqrt())
 
-    def error(self, sigma: float) -> float:
-        """Return the root mean square error of `denoise` at a noise level, from 4096 draws."""
-        return _error(self, sigma)
+    def uncertainty(self, sigma: float) -> Matrix:
+        """Return the covariance of x₀ - `denoise` at a noise level, from 4096 draws."""
+        return _uncertainty(self, sigma)
 
     def sample(self, n: int, seed: int) -> Tensor:
         """Return n independent draws, [n, d]."""
@@ -124,6 +140,11 @@ class Gaussian(Mixture):
 
     def __init__(self, mean: ArrayLike | Tensor, cov: ArrayLike | Tensor) -> None:
         super().__init__([1.0], float64(mean).reshape(1, -1), float64(cov)[None])
+
+    def uncertainty(self, sigma: float) -> Matrix:
+        """Return the covariance of x₀ given x_t, C σ²/(C + σ²): exactly, and the same for all x_t."""
+        left = self._variances[0] * sigma**2 / (self._variances[0] + sigma**2)
+        return Matrix(self._axes[0] @ torch.diag(left) @ self._axes[0].T)
 
 
 class Discrete:
@@ -166,9 +187,9 @@ class Discrete:
         """Return the root mean square deviation of a coordinate: part of the `Prior` contract."""
         return float(self.cov.diagonal().mean().sqrt())
 
-    def error(self, sigma: float) -> float:
-        """Return the root mean square error of `denoise` at a noise level, from 4096 draws."""
-        return _error(self, sigma)
+    def uncertainty(self, sigma: float) -> Matrix:
+        """Return the covariance of x₀ - `denoise` at a noise level, from 4096 draws."""
+        return _uncertainty(self, sigma)
 
     def sample(self, n: int, seed: int) -> Tensor:
         """Return n independent draws, [n, d]."""
@@ -198,10 +219,11 @@ Source: TypeAlias = Mixture | Discrete
 
 
 @functools.lru_cache(maxsize=1024)
-def _error(law: Source, sigma: float) -> float:
+def _uncertainty(law: Source, sigma: float) -> Matrix:
     x = law.sample(4096, seed=0)
     x_t = x + sigma * torch.as_tensor(generator(2, 0).standard_normal(x.shape))
-    return float((law.denoise(x_t, x.new_full((len(x),), sigma)) - x).square().mean().sqrt())
+    off = x - law.denoise(x_t, x.new_full((len(x),), sigma))
+    return Matrix(off.T @ off / len(off))
 
 
 def _probabilities(p: ArrayLike | Tensor) -> Tensor:

@@ -1,0 +1,167 @@
+"""`companion bench exactness`: does every perceptual decode compress to its own bytes?
+
+For each codec and rate, 2,000 test crops of 64×64 are drawn once, and 16 of them go through fifty
+generations, each decoded with a new seed: with one seed a decoder that is a function could not help
+repeating itself, and there would be nothing to see.  Every round trip is through real bytes.  Beside
+the count stands what enforcing it costs: how far projection moved the pictures, and the figures of
+realism before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from companion import zoo
+from companion.cell import to_8bit
+from companion.codecs import RATES, learned
+from companion.codecs.neural import Learned
+from companion.decode import default_seed
+from companion.inversion.presets import PRESETS
+from companion.lab.bench_codecs import RESULT as CODECS_RESULT
+from companion.lab.runs import runs_folder, write_result
+from companion.lab.work import Item, work
+from companion.metrics import embed, fid, kid, network, psnr
+from companion.photos import Pictures, crops
+from companion.priors import DiffusionPrior, diffusion_prior
+
+RESULT = CODECS_RESULT.with_name("exactness.json")
+CROPS, SHARD, BATCH = 2000, 250, 32
+FOLLOWED, GENERATIONS = 16, 50
+PRESET, FEATURES = "fast", "judge"
+CODECS = [(family, rate) for family in ("hyper", "elic") for rate in range(len(RATES))]
+
+
+def sample(
+    codec: Learned, prior: DiffusionPrior, streams: list[bytes], seeds: list[int]
+) -> dict[str, Tensor]:
+    """Draw a picture in each cell, bring it in, and compress it: what the sampler gave, what came out."""
+    cells = codec.cells(streams)
+    drawn, _ = PRESETS[PRESET](prior, cells, seeds=seeds)
+    found = cells.search(drawn)
+    again = codec.compress(found.pictures)
+    return {
+        "drawn": (to_8bit(drawn) * 255).round().byte(),
+        "home": (found.pictures * 255).round().byte(),
+        "drawn inside": cells.contains(drawn),
+        "same bytes": torch.tensor([a == b for a, b in zip(again, streams, strict=True)]),
+        "slack": cells.slack(found.pictures),
+        "steps": found.steps,
+        "repairs": found.repairs,
+    }
+
+
+def once(family: str, rate: int, x: Tensor) -> dict[str, Tensor]:
+    """Take crops [N, 3, 64, 64] through one generation each."""
+    codec, prior = learned(family, rate), diffusion_prior()
+    parts = []
+    for some in x.split(BATCH):
+        streams = codec.compress(some)
+        parts.append(sample(codec, prior, streams, [default_seed(s) for s in streams]))
+    return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+
+
+def often(family: str, rate: int, x: Tensor) -> dict[str, Tensor]:
+    """Take crops through many generations, a new seed each; return all pictures, [N, G, 3, 64, 64]."""
+    codec, prior = learned(family, rate), diffusion_prior()
+    first = codec.compress(x)
+    streams, pictures, same = first, [], []
+    for generation in range(GENERATIONS):
+        seeds = [1000 * generation + k for k in range(len(x))]
+        home = sample(codec, prior, streams, seeds)["home"]
+        streams = codec.compress(home.float() / 255)
+        pictures.append(home)
+        same.append(torch.tensor([a == b for a, b in zip(streams, first, strict=True)]))
+    return {"pictures": torch.stack(pictures, 1), "same bytes": torch.stack(same, 1)}
+
+
+def items(real: Pictures) -> list[Item]:
+    """Return the list of work."""
+    found = []
+    for family, rate in CODECS:
+        for start in range(0, len(real), SHARD):
+            call: Callable[[], dict[str, Tensor]] = partial(
+                once, family, rate, real.pictures[start : start + SHARD]
+            )
+            found.append(Item(f"once-{family}-{rate}-{start:04}", call, 0.4 * SHARD))
+        call = partial(often, family, rate, followed(real))
+        found.append(Item(f"often-{family}-{rate}", call, 0.4 * FOLLOWED * GENERATIONS))
+    return found
+
+
+def followed(real: Pictures) -> Tensor:
+    """Return the crops that go through many generations, spread evenly over all."""
+    return real.pictures[:: len(real) // FOLLOWED][:FOLLOWED]
+
+
+def row(family: str, rate: int, real: Pictures, results: dict[str, dict[str, Tensor]]) -> dict:
+    """Return what is told of one codec at one rate."""
+    name = f"{family}-{rate}"
+    parts = [r for n, r in results.items() if n.startswith(f"once-{name}-")]
+    drawn, home, inside, same, slack, steps, repairs = (
+        torch.cat([p[k] for p in parts])
+        for k in ("drawn", "home", "drawn inside", "same bytes", "slack", "steps", "repairs")
+    )
+    net, photo = network(FEATURES), real.photo.tolist()
+    original = embed(net, real.pictures, photo)
+    before, after = drawn.float() / 255, home.float() / 255
+    told: dict[str, Any] = {
+        "codec": family,
+        "rate": rate,
+        "crops": len(drawn),
+        "drawn inside": round(inside.double().mean().item(), 4),
+        "same bytes": int(same.sum()),
+        "least slack": slack.min().item(),
+        "median slack": round(slack.median().item(), 5),
+        "steps, mean": round(steps.double().mean().item(), 2),
+        "steps, most": int(steps.max()),
+        "repairs, most": int(repairs.max()),
+        "moved, grey levels rms": round(255 * (after - before).square().mean().sqrt().item(), 3),
+    }
+    for when, x in (("drawn", before), ("projected", after)):
+        fake = embed(net, x, photo)
+        told[when] = {
+            "psnr": round(psnr(real.pictures, x).mean().item(), 3),
+            "fid_p": fid(original, fake).as_dict(),
+            "kid_p": kid(original, fake).as_dict(),
+        }
+    chain = results[f"often-{name}"]
+    x = chain["pictures"].float() / 255
+    to_original = psnr(followed(real)[:, None].expand_as(x).flatten(0, 1), x.flatten(0, 1)).reshape(
+        x.shape[:2]
+    )
+    told["generations"] = {
+        "pictures": len(x),
+        "generations": x.shape[1],
+        "same bytes": int(chain["same bytes"].sum()),
+        "psnr by generation": [round(v, 3) for v in to_original.mean(0).tolist()],
+        "deviation between generations, grey levels": round(255 * x.std(1).mean().item(), 3),
+    }
+    return told
+
+
+def run() -> None:
+    """Do what is not done yet, and store the table with its provenance."""
+    real = crops("test", CROPS, size=64, seed=1)
+    mark = zoo.card("prior")["sha256"][:8]
+    folder = runs_folder() / "exactness" / mark
+    todo = items(real)
+    work(todo, folder)
+    results = {i.name: i.result(folder) for i in todo}
+    rows = []
+    for family, rate in CODECS:
+        rows.append(row(family, rate, real, results))
+        print("  ".join(f"{k} {v}" for k, v in rows[-1].items() if not isinstance(v, dict)))
+    write_result(
+        RESULT,
+        "companion bench exactness",
+        rows,
+        weights=("prior", f"features-{FEATURES}", *(f"{f}-{r}" for f, r in CODECS)),
+        preset=PRESET,
+        features=FEATURES,
+        pictures=f"{CROPS} test crops of 64×64; {FOLLOWED} of them for {GENERATIONS} generations",
+    )

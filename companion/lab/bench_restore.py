@@ -1,0 +1,113 @@
+"""`companion bench restore`: ordinary JPEG files, opened by Pillow and opened by us (chapter 15).
+
+The same files, the same pictures: what a viewer shows of them, and a draw from the prior inside the
+file's cell.  Both compress to the file's own coefficients, or it is counted when they do not.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from companion import zoo
+from companion.codecs.jpeg import Jpeg
+from companion.decode import decode
+from companion.lab.bench_codecs import RESULT as CODECS_RESULT
+from companion.lab.jobs import eight
+from companion.lab.measure import measure
+from companion.lab.runs import runs_folder, write_result
+from companion.lab.work import Item, work
+from companion.photos import Pictures, pictures
+from companion.priors import diffusion_prior
+
+RESULT = CODECS_RESULT.with_name("restored.json")
+QUALITIES = (5, 10, 20, 30, 50)
+SAMPLING = "4:2:0"  # what cameras and the web write
+COUNT, SHARD = 48, 4
+PRESET, FEATURES = "fast", "judge"
+
+
+def chosen() -> Pictures:
+    """Return the test pictures of 256×256, spread evenly over the photos."""
+    every = pictures("test", size=256)
+    at = torch.linspace(0, len(every) - 1, COUNT).round().long()
+    return Pictures(every.pictures[at], every.photo[at], every.photos)
+
+
+def restore(quality: int, x: Tensor) -> dict[str, Tensor]:
+    """Write pictures as JPEG files, and open them in both ways."""
+    codec, prior = Jpeg(quality, SAMPLING), diffusion_prior()
+    files = codec.compress(x)
+    plain = codec.decompress(files)
+    since = time.perf_counter()
+    found = [decode(f, prior, mode="perceptual", preset=PRESET) for f in files]
+    seconds = time.perf_counter() - since
+    return {
+        "plain": eight(plain),
+        "restored": eight(torch.cat([f.pictures for f in found])),
+        "plain exact": codec.cells(files).contains(plain),
+        "restored exact": torch.cat([f.exact for f in found]),
+        "bytes": torch.tensor([len(f) for f in files]),
+        "seconds": torch.full((len(x),), seconds / len(x)),
+    }
+
+
+def items(real: Pictures) -> list[Item]:
+    """Return the list of work."""
+    return [
+        Item(
+            f"jpeg-{quality:02}-{start:03}",
+            partial(restore, quality, real.pictures[start : start + SHARD]),
+            10.0 * SHARD,
+        )
+        for quality in QUALITIES
+        for start in range(0, len(real), SHARD)
+    ]
+
+
+def row(quality: int, real: Pictures, parts: list[dict[str, Tensor]]) -> dict[str, Any]:
+    """Return what is told of one quality."""
+    found = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+    told: dict[str, Any] = {
+        "quality": quality,
+        "pictures": len(real),
+        "bpp": 8 * found["bytes"].double().mean().item() / real.pictures[0, 0].numel(),
+        "seconds": found["seconds"].mean().item(),
+    }
+    for way in ("plain", "restored"):
+        y = found[way].float() / 255
+        told[way] = measure(real.pictures, y, real.photo.tolist(), FEATURES)
+        told[way]["exact"] = int(found[f"{way} exact"].sum())
+    return told
+
+
+def run() -> None:
+    """Do what is not done yet, and store the table with its provenance."""
+    real = chosen()
+    folder = runs_folder() / "restore" / zoo.card("prior")["sha256"][:8]
+    todo = items(real)
+    work(todo, folder)
+    rows = []
+    for quality in QUALITIES:
+        parts = [i.result(folder) for i in todo if i.name.startswith(f"jpeg-{quality:02}-")]
+        rows.append(row(quality, real, parts))
+        plain, ours = rows[-1]["plain"], rows[-1]["restored"]
+        print(
+            f"quality {quality:2}  FID-P {plain['fid_p']['value']:7.2f} → {ours['fid_p']['value']:7.2f}"
+            f"  PSNR {plain['psnr']['value']:.2f} → {ours['psnr']['value']:.2f} dB"
+            f"  exact {ours['exact']} of {len(real)}"
+        )
+    write_result(
+        RESULT,
+        "companion bench restore",
+        rows,
+        weights=("prior", f"features-{FEATURES}"),
+        preset=PRESET,
+        features=FEATURES,
+        sampling=SAMPLING,
+        pictures=f"{len(real)} test pictures of 256×256",
+    )
