@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from companion.codecs.strips import in_strips
 from companion.repair import repair
@@ -20,9 +21,13 @@ from companion.repair import repair
 if TYPE_CHECKING:
     from companion.codecs.neural import Learned
 
-MOST_STEPS = 400  # along the gradient; most pictures need a dozen, saturated ones the most
+MOST_STEPS = 400  # along the gradient; crops need a dozen, whole photos a hundred
 MOST_REPAIRS = 200  # after them
-FIRST_MARGIN = 0.02  # in units of the quantiser step
+FIRST_MARGIN, MOST_MARGIN = 0.02, 0.4  # in units of the quantiser step
+WINDOW = 5  # latents a side that share one length of step
+SMALL, LARGE = 1.7, 0.8  # times Polyak's length: where one window is all, and where windows overlap
+MOMENTUM, SLOWLY = 0.75, 25  # of large pictures: at most, and after how many steps half of one
+CLOSE = 8  # latents outside: then the rounded picture is worth a look
 NEAR = 0.01  # float32 is never as wrong as that: farther out is certainly outside
 CHUNK = 2**16  # pixels searched together: they fit a processor's cache
 
@@ -129,9 +134,10 @@ class LatentCells:
     def search(self, x: Tensor) -> Found:
         """Do what `project` does, and say what it took.
 
-        Polyak steps on the squared hinge ½ Σ excess², towards walls moved inwards by a margin that
-        grows whenever 8-bit rounding throws a picture out again; then, for those still outside,
-        single grey levels on the pixels that drive the violated latents (`companion.repair`).
+        Polyak steps with momentum on the squared hinge ½ Σ excess², each part of a picture with a
+        length of its own, towards walls moved inwards by a margin that grows wherever 8-bit rounding
+        throws a latent out again; then, for those still outside, single grey levels on the pixels
+        that drive the violated latents (`companion.repair`).
         """
         x = to_8bit(x.detach())
         at_once = max(1, CHUNK // (x.shape[-1] * x.shape[-2]))
@@ -143,30 +149,74 @@ class LatentCells:
         result, steps, repairs = x.clone(), torch.zeros(len(x)).long(), torch.zeros(len(x)).long()
         exact = self.confirm(self.violation(x) < NEAR, x)
         todo = torch.nonzero(~exact).flatten()
-        x, margin = x[todo], torch.full((len(todo), 1), FIRST_MARGIN)
-        for _ in range(MOST_STEPS):
+        x, speed = x[todo], torch.zeros_like(x[todo])
+        margin = torch.full((len(todo), 1, *self.y_hat.shape[-2:]), FIRST_MARGIN)
+        for step in range(MOST_STEPS):
             if not len(todo):
                 break
             here = self[todo]
-            loss, gradient, excess = here.hinge(x, margin)
-            norm = gradient.square().sum((1, 2, 3)).clamp(min=1e-20)
-            x = (x - (1.7 * loss / norm)[:, None, None, None] * gradient).clamp(0, 1)
+            walls = here._of_latents(margin)
+            _, gradient, excess = here.hinge(x, walls)
+            momentum = 0.0 if self._small else min(MOMENTUM, step / (step + SLOWLY))
+            speed = momentum * speed + here._lengths(excess, gradient) * gradient
+            x = (x - speed).clamp(0, 1)
             steps[todo] += 1
             result[todo] = rounded = to_8bit(x)
-            ready = excess.amax(1) < margin[:, 0]  # before the step: worth a look at the rounded
-            arrived = torch.zeros_like(ready)
-            if ready.any():
-                thrown = here[ready].excess(rounded[ready]).amax(1)
-                arrived[ready] = here[ready].confirm(thrown == 0, rounded[ready])
-                margin[ready] += (0.5 * thrown).clamp(min=0.005)[:, None]
-                margin.clamp_(max=0.4)
+            arrived = torch.zeros(len(todo), dtype=torch.bool)
+            close = (excess > walls).sum(1) <= CLOSE  # before the step
+            if close.any():
+                some = here[close]
+                thrown = some.excess(rounded[close])
+                arrived[close] = some.confirm(thrown.amax(1) == 0, rounded[close])
+                out, was = some._in_places(thrown), some._in_places(excess[close])
+                grow = (out > 0) & (was < margin[close])
+                # Elsewhere a little too: where nothing moves, rounding would do the same again.
+                more = margin[close] + torch.where(grow, (0.3 * out).clamp(min=0.005), 0.001)
+                margin[close] = more.clamp(max=MOST_MARGIN)
             exact[todo[arrived]] = True
-            todo, x, margin = todo[~arrived], x[~arrived], margin[~arrived]
+            todo, x, speed, margin = (v[~arrived] for v in (todo, x, speed, margin))
         if len(todo):
             result[todo], exact[todo], repairs[todo] = repair(
                 self[todo], result[todo], MOST_REPAIRS
             )
         return Found(result, exact, steps, repairs)
+
+    @property
+    def _small(self) -> bool:
+        """Return whether a window of latents is the whole picture."""
+        return max(self.y_hat.shape[-2:]) <= WINDOW
+
+    def _in_places(self, values: Tensor) -> Tensor:
+        """Return the largest of the values [N, D] of all latents at one place, [N, 1, h, w]."""
+        y, z = values.split([self.y_hat[0].numel(), self.z_hat[0].numel()], dim=1)
+        of_y = y.reshape(-1, *self.y_hat.shape[1:]).amax(1, keepdim=True)
+        of_z = z.reshape(-1, *self.z_hat.shape[1:]).amax(1, keepdim=True)
+        return torch.maximum(of_y, interpolate(of_z, of_y.shape[-2:]))
+
+    def _of_latents(self, places: Tensor) -> Tensor:
+        """Return for every latent [N, D] the value [N, 1, h, w] of its place."""
+        below = places[..., ::4, ::4]  # a hyper-latent for four by four
+        parts = ((places, self.y_hat), (below, self.z_hat))
+        return torch.cat([v.expand(-1, t.shape[1], -1, -1).flatten(1) for v, t in parts], dim=1)
+
+    def _lengths(self, excess: Tensor, gradient: Tensor) -> Tensor:
+        """Return the length of step at every pixel, [N, 1, H, W]: ½ Σ excess² / ‖gradient‖² nearby.
+
+        In a large picture one length for all is right nowhere: the steepest part decides it.
+        """
+        y, z = excess.square().split([self.y_hat[0].numel(), self.z_hat[0].numel()], dim=1)
+        loss = 0.5 * y.reshape(-1, *self.y_hat.shape[1:]).sum(1, keepdim=True)
+        below = 0.5 * z.reshape(-1, *self.z_hat.shape[1:]).sum(1, keepdim=True)
+        loss = loss + interpolate(below, loss.shape[-2:]) / 16
+        height, width = gradient.shape[-2:]
+        tall, wide = 16 * loss.shape[-2], 16 * loss.shape[-1]  # with the codec's padding
+        squares = pad(gradient.square().sum(1, keepdim=True), (0, wide - width, 0, tall - height))
+        near, steep = (
+            avg_pool2d(v, WINDOW, 1, WINDOW // 2) for v in (loss, 256 * avg_pool2d(squares, 16))
+        )
+        lengths = torch.where(near > 1e-12, near / steep.clamp(min=1e-20), 0.0)
+        lengths = interpolate(lengths, (tall, wide), mode="bilinear")
+        return (SMALL if self._small else LARGE) * lengths[..., :height, :width]
 
     def confirm(self, likely: Tensor, x: Tensor) -> Tensor:
         """Return bool [N]: which of the likely members are members by the bytes path."""
