@@ -19,7 +19,7 @@ TRAINED = {
     "codec": ("hyper", "elic"),
     "features": ("loss", "judge"),
     "prior": ("diffusion", "gan", "gaussian"),
-    "decoder": ("hific", "illm", "multirealism"),
+    "decoder": ("hific", "illm", "multirealism", "diffusion"),
 }
 
 
@@ -98,15 +98,23 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--originals", type=Path, help="a folder of the originals, NAME.png")
     sub.add_argument("--out", type=Path, default=Path("report"), help="where the report goes")
     sub = command("reproduce", reproduce, "compute the results of part IV; resumes by itself")
-    sub.add_argument("--scale", choices=("smoke", "laptop"), default="smoke")
+    sub.add_argument("--scale", choices=("smoke", "laptop", "full"), default="smoke")
     sub.add_argument("--out", type=Path, default=Path("results"), help="where the results go")
     sub.add_argument("--plan", action="store_true", help="list the items and the hours; do nothing")
     sub.add_argument("--processes", type=int, default=1, help="that share the work on this machine")
     sub.add_argument(
         "--part", default="0/1", help="k/n: every n-th item, from the k-th; for job arrays"
     )
+    sub.add_argument(
+        "--stage", choices=("draw", "measure", "all"), default="all", help="stop after a part of it"
+    )
+    sub.add_argument(
+        "--features",
+        choices=("judge", "loss", "inception"),
+        help="what realism is judged by: inception is the standard one, from its file",
+    )
     sub = command("bench", bench, "measure, and write the result into the package")
-    sub.add_argument("what", choices=("codecs", "jpeg", "inversion"))
+    sub.add_argument("what", choices=("codecs", "jpeg", "inversion", "exactness", "restore"))
     return top
 
 
@@ -182,11 +190,9 @@ def open_prior(name: str) -> Any:
 
 def sheet(pictures: list[Any]) -> Any:
     """Return pictures [3, H, W] side by side, a white line between them."""
-    import torch
+    from torchvision.utils import make_grid
 
-    line = torch.ones(3, pictures[0].shape[1], 4)
-    parts = [part for x in pictures for part in (x, line)]
-    return torch.cat(parts[:-1], dim=2)
+    return make_grid(pictures, nrow=len(pictures), padding=4, pad_value=1.0)[:, 4:-4, 4:-4]
 
 
 def verify(arguments: argparse.Namespace) -> int:
@@ -305,11 +311,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
 def reproduce(arguments: argparse.Namespace) -> int:
     """Run `companion reproduce`."""
     from companion.lab import reproduce as module
-    from companion.lab.work import plan, spread
+    from companion.lab.work import spread
 
-    scale, out = arguments.scale, arguments.out
-    if arguments.plan:
-        print(plan(module.items(module.scale_of(scale)), out / scale))
+    scale, out, features = arguments.scale, arguments.out, arguments.features
+    if arguments.plan or scale == "full":
+        print(module.plan_of(scale, out))
         return 0
     try:
         k, n = (int(number) for number in arguments.part.split("/"))
@@ -317,21 +323,22 @@ def reproduce(arguments: argparse.Namespace) -> int:
         raise CompanionError(f"A part is k/n, such as 0/4, not {arguments.part}.") from None
     if arguments.processes > 1:
         command = [sys.executable, "-m", "companion.cli", "reproduce", "--scale", scale]
-        spread([*command, "--out", str(out)], arguments.processes)
-        k, n = 0, 1  # all is done: measure
-    if module.reproduce(scale, out, (k, n)) is None:
+        command += ["--out", str(out), *([] if features is None else ["--features", features])]
+        for stage in ("draw", "measure"):
+            spread([*command, "--stage", stage], arguments.processes)
+        k, n = 0, 1  # all is done but to put it together
+    if module.reproduce(scale, out, (k, n), arguments.stage, features) is None:
         print("This part is done; the results are written by whoever finds all parts done.")
     else:
-        print(f"The results are in {out / f'{scale}.json'}.")
+        print(f"The results are in {module.result_file(scale, out, features)}.")
     return 0
 
 
 def bench(arguments: argparse.Namespace) -> int:
     """Run `companion bench`."""
-    from companion.lab import bench_codecs, bench_inversion, bench_jpeg
+    import importlib
 
-    modules = {"codecs": bench_codecs, "jpeg": bench_jpeg, "inversion": bench_inversion}
-    modules[arguments.what].run()
+    importlib.import_module(f"companion.lab.bench_{arguments.what}").run()
     return 0
 
 

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from torch import Tensor
 
 from companion import zoo
 from companion.codecs import learned
 from companion.errors import CompanionError
-from companion.lab import train_decoder
+from companion.lab import adversarial, conditional, diffusing, train_decoder
+from companion.lab.adversarial import Adversarial, critic_loss, decoder_loss
 from companion.lab.critics import CELL, CODES, PatchCritic, PatchNamer
 from companion.lab.decoders import MOST_REALISM, Decoder, conditions, decode_with, fourier
-from companion.lab.train_decoder import critic_loss, decoder_loss, players, settled
+from companion.lab.diffusing import Diffusing
+from companion.lab.train_decoder import Batches, settled
 from companion.photos import Pictures, crops
 
 
@@ -113,40 +116,60 @@ def test_training_ends_when_nothing_is_gained() -> None:
     assert not settled(flat[:10])  # too early to tell
 
 
+def tiny() -> UNet2DModel:
+    """Return an unconditional network of a few thousand parameters."""
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    return UNet2DModel(
+        64, layers_per_block=1, block_out_channels=(8, 8), norm_num_groups=4, **blocks
+    )
+
+
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Make the training small, and give it a runs folder of its own."""
-    for name, value in {"EVERY": 3, "NAMER_STEPS": 2, "BATCH": 2, "SIDE": 64, "CAP": 1e-3}.items():
-        monkeypatch.setattr(train_decoder, name, value)
-    held_out = crops("val", 12, size=128, seed=0)
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, dict]:
+    """Make the training small, with a runs folder of its own; return the cards that it ships."""
+    monkeypatch.setattr(train_decoder, "EVERY", 3)
+    monkeypatch.setattr(train_decoder, "CAP", 1e-3)
+    monkeypatch.setattr(adversarial, "NAMER_STEPS", 2)
+    monkeypatch.setattr(conditional, "unet", tiny)
+    monkeypatch.setattr(diffusing, "SHIPPED", "no prior")
+    monkeypatch.setattr(diffusing, "QUICK", 2)
+    for kind in (Adversarial, Diffusing):
+        monkeypatch.setattr(kind, "batch", 2)
+        monkeypatch.setattr(kind, "side", 64)
+    held_out = crops("val", 16, size=64, seed=0)
     few = Pictures(held_out.pictures, held_out.photo, ())
     monkeypatch.setattr(train_decoder, "pictures", lambda *a, **k: few)
     shipped: dict[str, dict] = {}
     monkeypatch.setattr(zoo, "ship", lambda name, tensors, card: shipped.update({name: card}))
     monkeypatch.setenv("COMPANION_RUNS", str(tmp_path))
-    monkeypatch.setattr(train_decoder, "shipped", shipped, raising=False)
-    return tmp_path
+    return shipped
 
 
-@pytest.mark.parametrize("name", ["hific", "illm", "multirealism"])
-def test_each_trains_ships_and_says_what_the_mse_decode_scores(name: str, small: Path) -> None:
+@pytest.mark.parametrize("name", ["hific", "illm", "multirealism", "diffusion"])
+def test_each_trains_ships_and_says_what_the_mse_decode_scores(
+    name: str, small: dict[str, dict]
+) -> None:
     train_decoder.train(name)
-    card = train_decoder.shipped[f"decoder-{name}"]  # type: ignore[attr-defined]
+    card = small[f"decoder-{name}"]
     assert card["steps"] >= 1
-    assert card["curve"][-1]["psnr"] > 15
+    assert 0 < card["curve"][-1]["symbols_wrong"] <= 1
     assert card["beside"]["mse_decode"]["psnr"] > 15
-    assert card["parameters"] >= 1.5e6
+    if name == "diffusion":
+        assert card["begun_from"] == "random weights"
+    else:
+        assert card["parameters"] >= 1.5e6
+        assert card["curve"][-1]["psnr"] > 15
+        assert card["critic_weight"] > 0
 
 
-def test_one_step_moves_decoder_and_critic(small: Path) -> None:
+def test_one_step_moves_decoder_and_critic(small: dict[str, dict]) -> None:
     torch.manual_seed(0)
     from accelerate import Accelerator
 
-    nets = players("hific")
+    student = Adversarial("hific", 0)
+    nets = student.nets
     before = [nets.decoder.last.weight.clone(), nets.critic.last.weight.clone()]
-    batches = train_decoder.Batches("val", 0)
-    optimisers = [torch.optim.Adam(n.parameters(), lr=1e-3) for n in (nets.decoder, nets.critic)]
-    train_decoder.step("hific", nets, batches, *optimisers, Accelerator())
+    student.step(Batches("val", 0, 2, 64).draw(), 1.0, Accelerator(mixed_precision="bf16"))
     assert not torch.equal(nets.decoder.last.weight, before[0])
     assert not torch.equal(nets.critic.last.weight, before[1])
 

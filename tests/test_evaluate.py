@@ -42,7 +42,7 @@ def test_mse_decodes_are_found_out(folders: Path, capsys: pytest.CaptureFixture[
     found = report(folders, "decodes", "--originals", str(folders / "originals"))
     own = found["idempotence"]
     assert own["exact"] == 0
-    assert own["symbols wrong"] > 0
+    assert own["symbols_wrong"]["value"] > 0
     assert own["exact after projection"] == 1
     assert found["against originals"]["exchangeability"]["value"] == pytest.approx(0, abs=1e-6)
     assert "give exactly their bytes" in capsys.readouterr().out
@@ -51,7 +51,7 @@ def test_mse_decodes_are_found_out(folders: Path, capsys: pytest.CaptureFixture[
 def test_the_originals_pass(folders: Path) -> None:
     found = report(folders, "true", "--originals", str(folders / "originals"))
     assert found["idempotence"]["exact"] == 1
-    assert found["idempotence"]["symbols wrong"] == 0
+    assert found["idempotence"]["symbols_wrong"]["value"] == 0
     assert found["against originals"]["FID-P"]["value"] == pytest.approx(0, abs=1e-3)
     assert found["against originals"]["u"]["distance"]["value"] == pytest.approx(0, abs=1e-6)
 

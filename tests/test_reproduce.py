@@ -4,61 +4,155 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from companion import zoo
+from companion.cell import to_8bit
 from companion.cli import main
 from companion.codecs import learned
+from companion.errors import CompanionError
+from companion.lab import ablations, full, scales
+from companion.lab import measure as measure_module
 from companion.lab import reproduce as module
-from companion.lab.reproduce import Method, Scale, chosen, items, reproduce, run_item
+from companion.lab import work as work_module
+from companion.lab.graphics import graphics
+from companion.lab.jobs import chain, jobs, round_trip
+from companion.lab.methods import Method, gaussian_draws
+from companion.lab.reproduce import drawing, reproduce
+from companion.lab.rows import rows
+from companion.lab.scales import SCALES, Scale, material, photos, spread_order
+from companion.lab.tables import ablation_differences, deltas, differences
+from companion.lab.work import undone
+from companion.metrics import network
+from companion.metrics.realism import STANDARD
+from companion.photos import crops
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Scale:
-    """Make the smoke scale smaller still: two pictures, two codecs, two rates each."""
+    """Make the smoke scale smaller still."""
 
     def methods() -> list[Method]:
         return [
             Method("hyper", "hyper", (0, 1), None, 1.0),
             Method("jpeg", "jpeg", (10, 30), None, 1.0),
+            gaussian_draws((1,), steps=1),
+            Method("absent", "hyper", (1,), None, 1.0, needs=("no-such-model",)),
         ]
 
-    scale = Scale(4, 128, 2, methods, features="loss")
-    monkeypatch.setitem(module.SCALES, "smoke", scale)
+    scale = Scale(
+        *("smoke", "val", 4, 64, 2, methods, lambda: [ablations.mse_decode()]),
+        crops=4,
+        draws=2,
+        chains=2,
+        generations=2,
+        graphics=1,
+        features="loss",
+    )
+    monkeypatch.setitem(scales.SCALES, "smoke", scale)
     return scale
 
 
-def test_pictures_come_from_many_photos() -> None:
-    real = chosen(module.SCALES["laptop"])
+@pytest.fixture(scope="module")
+def x() -> Tensor:
+    return crops("val", 2, size=64, seed=0).pictures
+
+
+def test_every_beginning_of_the_order_is_spread() -> None:
+    assert sorted(spread_order(12)) == list(range(12))
+    assert sorted(spread_order(128)[:64]) == list(range(0, 128, 2))
+    assert sorted(spread_order(128)[:32]) == list(range(0, 128, 4))
+
+
+def test_pictures_come_from_many_photos_also_where_there_are_few() -> None:
+    real = photos(SCALES["laptop"])
     assert len(real) == 128
     assert len(real.photo.unique()) >= 35
+    assert len(real.photo[: scales.FIXED].unique()) >= 25
+    assert {p.domain for p in real.photos} >= {"animals", "buildings", "nature", "people"}
+
+
+def test_smoke_does_not_look_at_the_test_photos() -> None:
+    assert SCALES["smoke"].split == "val"
 
 
 def test_what_was_done_is_kept_and_parts_are_the_whole(tiny: Scale, tmp_path: Path) -> None:
-    whole = reproduce("smoke", tmp_path / "one")
+    one, two = tmp_path / "one", tmp_path / "two"
+    whole = reproduce("smoke", one)
     assert whole is not None
-    assert (
-        reproduce("smoke", tmp_path / "two", (0, 2)) is None
-    )  # half of it: nothing to measure yet
-    half = {i.name: i.file(tmp_path / "two" / "smoke").exists() for i in items(tiny)}
-    assert sum(half.values()) == len(half) // 2
-    spread = reproduce("smoke", tmp_path / "two", (1, 2))
+    assert reproduce("smoke", two, (0, 2), "draw") is None
+    half = undone(drawing(tiny), two / "smoke")
+    assert len(half) == len(drawing(tiny)) // 2
+    with pytest.raises(CompanionError, match="left to be made"):
+        reproduce("smoke", two, (0, 2), "measure")
+    # Whoever makes the last decodes does not measure on his own: the parent does that, once.
+    assert reproduce("smoke", two, (1, 2), "draw") is None
+    assert not list((two / "smoke").glob("row-*"))
+    for k in range(2):
+        assert reproduce("smoke", two, (k, 2), "measure") is None
+    assert not (two / "smoke.json").exists()
+    before = {p: p.stat().st_mtime_ns for p in (two / "smoke").iterdir()}
+    spread = reproduce("smoke", two)
     assert spread is not None
+    assert {p: p.stat().st_mtime_ns for p in (two / "smoke").iterdir()} == before
 
     def figures(result: dict) -> str:
-        rows = [{k: v for k, v in r.items() if k != "seconds"} for r in result["rows"]]
-        return json.dumps([rows, result["deltas"], result["weights"]])
+        kept = {k: v for k, v in result.items() if k not in ("complexity", "ablations", "date")}
+        timed = ("encode_seconds", "decode_seconds")
+        kept["rows"] = [{k: v for k, v in r.items() if k not in timed} for r in result["rows"]]
+        return json.dumps(kept)
 
     assert figures(whole) == figures(spread)
-    assert json.loads((tmp_path / "one" / "smoke.json").read_text())["features"] == "loss"
+    check_content(whole)
 
 
-def test_a_row_says_what_the_bytes_say(tiny: Scale) -> None:
-    x = chosen(tiny).pictures[:2]
+def check_content(result: dict[str, Any]) -> None:
+    """Look at what one run holds, once."""
+    assert result["absent"] == {"absent-on-hyper": ["no-such-model"]}
+    assert result["claims"] == []  # val decides nothing
+    assert {r["method"] for r in result["rows"]} == {"hyper", "jpeg", "ours-gaussian"}
+    assert "without" not in json.dumps(result)
+    hyper = next(r for r in result["rows"] if (r["method"], r["rate"]) == ("hyper", 1))
+    assert hyper["projected_exact"] == 1
+    assert 0 < hyper["symbols_wrong"]["value"] < 0.5
+    assert len(hyper["fixed"]["bytes"]) == 4
+    assert sum(d["pictures"] for d in hyper["domains"].values()) == 4
+    ours = next(r for r in result["posterior"] if r["method"] == "ours-gaussian")
+    assert ours["projected"]["exact"] == 1
+    assert ours["drawn"]["exchangeability"]["value"] > 0.1
+    mse = next(r for r in result["posterior"] if r["method"] == "hyper")
+    assert mse["drawn"]["exchangeability"]["value"] == 0
+    assert mse["drawn"]["mse_ratio"]["measured"]["value"] == pytest.approx(1, abs=0.05)
+    (dial,) = result["dial"]
+    assert [p["dial"] for p in dial["points"]] == [0, 0.25, 0.5, 0.75, 1]
+    assert dial["points"][0]["psnr"]["value"] == hyper["drawn"]["psnr"]["value"]
+    assert {r["method"] for r in result["generations"]} == {"hyper", "jpeg", "ours-gaussian"}
+    assert {r["method"] for r in result["against_mse"]} == {"ours-gaussian"}
+
+
+def test_other_weights_or_settings_have_other_files(
+    tiny: Scale, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [j.name for j in jobs(tiny)]
+    assert len(set(names)) == len(names)
+    own = zoo.card
+    monkeypatch.setattr(
+        zoo, "card", lambda n: {**own(n), "sha256": "0" * 64} if n == "hyper-1" else own(n)
+    )
+    changed = [a != b for a, b in zip(names, [j.name for j in jobs(tiny)], strict=True)]
+    assert changed == [j.method.codec == "hyper" and j.rate == 1 for j in jobs(tiny)]
+    a, b = gaussian_draws((1,), steps=1), gaussian_draws((1,), steps=2)
+    assert a.mark(1) != b.mark(1)
+
+
+def test_a_row_says_what_the_bytes_say(x: Tensor) -> None:
     codec = learned("hyper", 1)
     streams = codec.compress(x)
-    result = run_item(tiny.methods()[0], 1, x)
+    result = round_trip(Method("hyper", "hyper", (1,), None, 1.0), 1, x)
     assert result["bytes"].tolist() == [len(s) for s in streams]
     decodes = codec.decompress(streams)
     assert (result["drawn"].float() / 255 - decodes).abs().max() <= 0.51 / 255
@@ -66,19 +160,195 @@ def test_a_row_says_what_the_bytes_say(tiny: Scale) -> None:
     assert [a == b for a, b in zip(codec.compress(home), streams, strict=True)] == result[
         "projected exact"
     ].tolist()
-    assert torch.equal(result["symbols wrong"] == 0, result["exact"])
+    again = codec.compress(to_8bit(decodes))
+    assert result["exact"].tolist() == [a == b for a, b in zip(again, streams, strict=True)]
     assert not result["exact"].all()
-    perfect = Method("original", "hyper", (1,), lambda rate, streams: x, 1.0)
-    assert run_item(perfect, 1, x)["exact"].all()  # control: the originals lie in their own cells
+    assert (result["change"] < 60).all()
+    perfect = Method("original", "hyper", (1,), lambda rate, streams, seeds: x, 1.0)
+    control = round_trip(perfect, 1, x)
+    assert control["exact"].all()  # control: the originals lie in their own cells
+    assert (control["change"] == 99).all()
+
+
+def test_every_generation_has_a_new_seed_and_the_first_stream_is_what_counts(x: Tensor) -> None:
+    asked: list[list[int] | None] = []
+
+    def original(rate: int, streams: list[bytes], seeds: list[int] | None) -> Tensor:
+        asked.append(seeds)
+        return x
+
+    stays = chain(Method("original", "hyper", (1,), original, 1.0, random=True), 1, x, 3)
+    assert len({k for s in asked for k in s or []}) == 3 * len(x)
+    chain(Method("original", "hyper", (1,), original, 1.0, random=True), 1, x, 1, first_seed=2)
+    assert not {*(asked[-1] or [])} & {*(asked[0] or [])}  # the next part of the crops
+    assert (stays["wrong"] == 0).all()
+    assert stays["drift"].min() == 99
+    moves = chain(Method("hyper", "hyper", (1,), None, 1.0), 1, x, 3)
+    assert moves["wrong"].shape == (2, 3)
+    assert (moves["wrong"] > 0).all()  # control: the MSE decode leaves its cell
+    classical = chain(Method("jpeg", "jpeg", (50,), None, 1.0), 50, x, 1)
+    assert set(classical["wrong"].flatten().tolist()) <= {0.0, 1.0}
+
+
+def test_graphics_are_pictures_of_their_own() -> None:
+    made = graphics(3, 128)
+    assert made.shape == (3, 3, 128, 128)
+    assert torch.equal(made, to_8bit(made))
+    assert torch.equal(made, graphics(3, 128))
+    assert made.flatten(1).std(1).min() > 0.03
+    assert not torch.equal(made, graphics(3, 128, seed=1))
+
+
+def test_soft_rounding_lies_between_none_and_rounding() -> None:
+    y = torch.tensor([-1.3, -0.5, 0.0, 0.2, 0.5, 0.9, 2.0])
+    torch.testing.assert_close(ablations.soft_round(y, 1e-3), y, atol=1e-4, rtol=0)
+    sharp = ablations.soft_round(y, 500.0)
+    apart = (y - y.floor() - 0.5).abs() > 1e-3
+    torch.testing.assert_close(sharp[apart], torch.round(y[apart]))
+    z = torch.linspace(-2, 2, 401)
+    assert (ablations.soft_round(z).diff() > 0).all()
+
+
+def test_the_usual_surrogate_is_the_usual_residual(x: Tensor) -> None:
+    codec = learned("hyper", 1)
+    cells = codec.cells(codec.compress(x))
+    other = (0.9 * x + 0.05).requires_grad_(True)
+    residuals = {
+        name: ablations.Surrogate.of(cells, rounding).residual(other)
+        for name, rounding in ablations.SURROGATES.items()
+    }
+    usual = cells.residual(other)
+    torch.testing.assert_close(residuals["straight-through"], usual)
+    assert not torch.allclose(residuals["soft"], usual, atol=1e-3)
+    assert not torch.allclose(residuals["none"], residuals["soft"], atol=1e-3)
+    some = ablations.Surrogate.of(cells, ablations.SURROGATES["none"])[slice(1, 2)]
+    torch.testing.assert_close(some.residual(other[1:]), residuals["none"][1:])
+
+
+def kept(value: float, shift: float = 0.0) -> dict[str, Any]:
+    """Return a stored score of four photos."""
+    without = [value - 0.01, value + 0.01 + shift, value, value]
+    ids = [0, 1, 2, 3]
+    return {"name": "FID-P", "value": value, "n": 4, "ids": ids, "without": without}
+
+
+def test_differences_are_on_the_same_pictures() -> None:
+    def row(method: str, pictures: int, fid: float, few: float | None) -> dict[str, Any]:
+        found = {"method": method, "codec": "hyper", "rate": 1, "pictures": pictures}
+        found["drawn"] = {"fid_p": kept(fid)}
+        return found if few is None else {**found, "few": {"fid_p": kept(few)}}
+
+    made = [row("ours-fast", 128, 10, 12), row("dps-100", 64, 11, None), row("illm", 128, 13, 14)]
+    assert [d["method"] for d in differences(made)] == ["illm"]  # dps has no `few`: no pairing
+    made[1]["few"] = made[1]["drawn"]
+    found = {d["method"]: d["fid_p"]["value"] for d in differences(made)}
+    assert found == pytest.approx({"dps-100": -1, "illm": 3})
+
+
+def test_surrogates_are_compared_with_the_usual_one() -> None:
+    names = ("zeta: 0.3", "zeta: 0.6", "rounding: soft", "domain: picture", "domain: cell")
+    figures = {"fid_p": kept(1.0)}
+    made = [{"method": f"ablation {n}", "drawn": figures, "projected": figures} for n in names]
+    found = {d["method"]: d["minus"] for d in ablation_differences(made)}
+    assert found == {
+        "ablation zeta: 0.6": "ablation zeta: 0.3",
+        "ablation rounding: soft": "ablation zeta: 0.6",
+        "ablation domain: cell": "ablation domain: picture",
+    }
+
+
+def test_curves_without_a_common_rate_have_no_delta() -> None:
+    def row(method: str, bpp: float) -> dict[str, Any]:
+        figures = {"psnr": {"value": 30 + bpp}, "fid_p": {"value": 30 - bpp}}
+        return {"method": method, "codec": method, "bpp": bpp, "drawn": figures}
+
+    made = [row("hyper", b) for b in (0.1, 0.2, 0.3, 0.4)]
+    near = deltas([*made, *(row("elic", b) for b in (0.1, 0.2, 0.3, 0.4))])
+    assert near[0]["bd_psnr"] == pytest.approx(0, abs=1e-9)
+    (far,) = deltas([*made, *(row("jpeg", b) for b in (1.0, 1.2, 1.3, 1.4))])
+    assert far["bd_psnr"] is None
+    assert "no rates in common" in far["caveat"]
 
 
 def test_the_command_line_plans_works_and_says_where_it_is(
-    tiny: Scale, tmp_path: Path, capsys
+    tiny: Scale, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["reproduce", "--out", str(tmp_path)]
     assert main([*arguments, "--plan"]) == 0
-    assert "8 of 8 items left" in capsys.readouterr().out
-    assert main([*arguments, "--part", "0/2"]) == 0
-    assert "This part is done" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "items left, about" in told
+    assert "absent-on-hyper: no-such-model" in told
     assert main([*arguments, "--part", "1"]) == 2
     assert "A part is k/n" in capsys.readouterr().err
+    asked: list[str] = []
+    monkeypatch.setattr(work_module, "spread", lambda command, n: asked.append(command[-1]))
+    monkeypatch.setattr(module, "reproduce", lambda *a: asked.append(a[3]) or {})
+    assert main([*arguments, "--processes", "2"]) == 0
+    assert asked == ["draw", "measure", "all"]
+
+
+@pytest.mark.slow
+def test_smoke_runs_in_two_processes(tmp_path: Path) -> None:
+    assert main(["reproduce", "--scale", "smoke", "--processes", "2", "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "smoke.json").read_text())
+    assert {r["codec"] for r in result["rows"]} == {"hyper", "elic", "jpeg"}
+    assert all(r["projected_exact"] == 1 for r in result["rows"] if r["codec"] != "jpeg")
+    assert {d["method"] for d in result["deltas"]} == {"elic", "jpeg"}
+    kinds = {a["method"].split(":")[0] for a in result["ablations"]}
+    assert kinds == {f"ablation {k}" for k in ("none", "prior", "domain", "rounding")}
+
+
+def test_the_full_scale_lists_its_items_and_what_it_misses(
+    capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPANION_STANDARD", str(tmp_path))
+    assert main(["reproduce", "--scale", "full"]) == 0
+    told = capsys.readouterr().out
+    assert "ffhq-ours-fast-on-elic-0" in told
+    assert all(name in told for name in full.FILES)
+    (tmp_path / "inception.safetensors").write_bytes(b"")
+    assert "inception.safetensors" not in full.missing()
+    with pytest.raises(CompanionError, match="cannot be run"):
+        full.items()[0].run()
+
+
+def test_the_standard_features_are_asked_for_before_any_work(
+    tiny: Scale, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setenv("COMPANION_STANDARD", str(tmp_path))
+    out = tmp_path / "out"
+    assert main(["reproduce", "--features", "inception", "--out", str(out)]) == 2
+    assert "pt_inception-2015-12-05" in capsys.readouterr().err
+    assert not out.exists()
+    loss, judge = (scales.scale_of("smoke", f) for f in ("loss", "judge"))
+    assert [j.name for j in jobs(loss)] == [j.name for j in jobs(judge)]  # no decode is made again
+    measured = [{i.name for i in rows(s, out)} for s in (loss, judge)]
+    assert not measured[0] & measured[1]
+
+
+def test_figures_by_the_standard_networks_bear_the_standard_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Standard:
+        name = STANDARD
+
+        def __call__(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3))
+
+    monkeypatch.setattr(measure_module, "extractor", lambda name: Standard())
+    monkeypatch.setattr(measure_module, "perceiver", lambda name: network("loss"))
+    more = crops("val", 6, size=64, seed=1).pictures
+    found = measure_module.measure(more, more.flip(3), list(range(6)), "inception")
+    assert found["fid_p"]["name"] == "FID"
+    assert found["lpips_p"]["name"] == "LPIPS"
+    monkeypatch.undo()
+    own = measure_module.measure(more, more.flip(3), list(range(6)), "loss")
+    assert (own["fid_p"]["name"], own["lpips_p"]["name"]) == ("FID-P", "LPIPS-P")
+
+
+def test_there_is_no_other_material(tiny: Scale) -> None:
+    assert len(material(tiny, "graphics")[0]) == 1
+    with pytest.raises(CompanionError, match="no material 'films'"):
+        material(tiny, "films")
+    with pytest.raises(CompanionError, match="no scale 'full' to run"):
+        reproduce("full", Path("nowhere"))

@@ -6,6 +6,7 @@ the decoded latents, and adds what it believes was lost.  At the start of its tr
 `hific`  after Mentzer et al. (NeurIPS 2020): squared error, LPIPS, and a conditional patch critic
 `illm`   after Muckley et al. (ICML 2023): a critic that names the content of each patch
 `multirealism` after Agustsson et al. (CVPR 2023, *Multi-Realism*): the first, with a dial β at decoding
+`diffusion` after Yang & Mandt (NeurIPS 2023, *CDC*): a conditional denoiser, in `conditional`
 
 Made small: a tenth of the widths, our photographs, minutes for days; what is kept of each is what its
 paper says makes it work.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,9 @@ from companion.codecs.models import converse, straight_through_round
 from companion.codecs.neural import Learned
 from companion.errors import WeightsError
 
-NAMES = ("hific", "illm", "multirealism")
+NAMES = ("hific", "illm", "multirealism", "diffusion")
+# (MSE decode, ŷ, rate [N], β [N]) -> pictures [N, 3, H, W]
+Painter = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 WIDTH = 96
 BLOCKS = 10
 FOLD = 4  # squares of 4×4 pixels go in as one
@@ -103,8 +106,9 @@ def conditions(codec: Learned, x: Tensor) -> tuple[Tensor, Tensor]:
 @functools.cache
 def competitor(name: str) -> Decoder:
     """Return a trained competitor of the zoo."""
-    if name not in NAMES:
-        raise WeightsError(f"There is no competitor {name!r}; there are: {', '.join(NAMES)}.")
+    one_pass = NAMES[:3]
+    if name not in one_pass:
+        raise WeightsError(f"There is no competitor {name!r}; there are: {', '.join(one_pass)}.")
     made = Decoder()
     made.load_state_dict(zoo.load(f"decoder-{name}"))
     return made.eval().requires_grad_(False)
@@ -118,10 +122,14 @@ def decode_with(
     codec = learned("hyper", rate)
     found = []
     for data in streams:
-        symbols = codec.read(data)
-        y_hat = symbols.y_hat.float()
-        mse = codec.search.g_s(y_hat).clamp(0, 1)
-        told = torch.tensor([rate]), torch.tensor([beta])
-        x = decoder(mse, y_hat, *told)[..., : symbols.height, : symbols.width]
-        found.append(to_8bit(x))
+        mse, y_hat, (height, width) = known(codec, data)
+        x = decoder(mse, y_hat, torch.tensor([rate]), torch.tensor([beta]))
+        found.append(to_8bit(x[..., :height, :width]))
     return torch.cat(found)
+
+
+def known(codec: Learned, data: bytes) -> tuple[Tensor, Tensor, tuple[int, int]]:
+    """Return (g(y), ŷ, size) of one stream: as `conditions`, padded, and the size without padding."""
+    symbols = codec.read(data)
+    y_hat = symbols.y_hat.float()
+    return codec.search.g_s(y_hat).clamp(0, 1), y_hat, (symbols.height, symbols.width)

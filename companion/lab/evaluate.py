@@ -20,17 +20,8 @@ from tqdm import tqdm
 
 from companion.codecs import codec_of
 from companion.errors import CompanionError
-from companion.metrics import (
-    compare_deviations,
-    deviations,
-    embed,
-    exchangeability,
-    fid,
-    kid,
-    network,
-    patches,
-    psnr,
-)
+from companion.lab.diagnose import posterior, recompression, symbols_wrong
+from companion.metrics import embed, fid, kid, network, patches, psnr
 from companion.photos import read_picture
 
 PICTURES = (".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -79,7 +70,7 @@ def cases(streams: Path, decodes: Path, originals: Path | None) -> list[Case]:
 
 def idempotence(some: list[Case]) -> dict[str, Any]:
     """Return how often symbols and whole pictures come back, as they are and after projection."""
-    wrong, total, exact, projected, moved = 0, 0, 0, 0, []
+    wrong, projected, moved = [], 0, []
     for case in tqdm(some, desc="compressing again"):
         codec = codec_of(case.stream, source=case.name)
         target = codec.read(case.stream, source=case.name)
@@ -88,20 +79,15 @@ def idempotence(some: list[Case]) -> dict[str, Any]:
                 f"The decodes of {case.name} are {case.decodes.shape[-1]}×{case.decodes.shape[-2]}, "
                 f"its stream holds {target.width}×{target.height}."
             )
-        for x in case.decodes:
-            differ = int((codec.symbols(x[None]).flat() != target.flat()).sum())
-            wrong, total = wrong + differ, total + len(target.flat())
-            exact += differ == 0
-        cells = codec.cells_of([target] * len(case.decodes))
-        home, inside = cells.project(case.decodes)
+        targets = [target] * len(case.decodes)
+        wrong.append(symbols_wrong(codec, targets, case.decodes))
+        home, inside = codec.cells_of(targets).project(case.decodes)
         projected += int(inside.sum())
         moved.append(psnr(case.decodes, home).clamp(max=99))
-    count = sum(len(c.decodes) for c in some)
+    found = recompression(torch.stack(wrong, dim=1), [c.name for c in some])
     return {
-        "decodes": count,
-        "symbols wrong": wrong / total,
-        "exact": exact / count,
-        "exact after projection": projected / count,
+        **found,
+        "exact after projection": projected / found["decodes"],
         "projection moves, dB": float(torch.cat(moved).mean()),
     }
 
@@ -119,28 +105,12 @@ def against_originals(some: list[Case]) -> dict[str, Any]:
         "FID-P": fid(real, fake).as_dict(),
         "KID-P": kid(real, fake).as_dict(),
     }
-    if len({x.shape for x in originals}) == 1:
-        x = torch.stack(originals)
-        cells = _cells(some)
-        u = compare_deviations(deviations(cells, x), deviations(cells, torch.stack(first)), names)
-        found["u"] = {
-            "deviation, originals and decodes": u.spread,
-            "at the centre": u.centre,
-            "at the walls": u.walls,
-            "outside": u.outside,
-            "distance": u.distance.as_dict(),
-            "edges": u.edges,
-            "histogram": u.histogram,
-        }
-        if len(some[0].decodes) > 1:
-            draws = torch.stack([c.decodes for c in some], dim=1)
-            found["exchangeability"] = exchangeability(x, draws, names).as_dict()
+    codecs = {codec_of(c.stream).name for c in some}
+    if len({x.shape for x in originals}) == 1 and len(codecs) == 1:
+        cells = codec_of(some[0].stream).cells([c.stream for c in some])
+        draws = torch.stack([c.decodes for c in some], dim=1)
+        found |= posterior(cells, torch.stack(originals), draws, names)
     return found
-
-
-def _cells(some: list[Case]) -> Any:
-    codec = codec_of(some[0].stream)
-    return codec.cells([c.stream for c in some])
 
 
 def evaluate(streams: Path, decodes: Path, originals: Path | None, out: Path) -> dict[str, Any]:
@@ -159,8 +129,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
     """Return the findings in words."""
     own = found["idempotence"]
     said = [
-        f"{own['decodes']:,} decodes: {own['symbols wrong']:.2%} of the symbols are others when they "
-        f"are compressed again, and {own['exact']:.1%} of the decodes give exactly their bytes.",
+        f"{own['decodes']:,} decodes: {own['symbols_wrong']['value']:.2%} of the symbols are others when "
+        f"compressed again, and {own['exact']:.1%} of the decodes give exactly their bytes.",
         f"Brought into their cells, {own['exact after projection']:.1%} do; what comes out has a PSNR of "
         f"{own['projection moves, dB']:.1f} dB to what went in.",
     ]
@@ -183,7 +153,24 @@ def sentences(found: dict[str, Any]) -> list[str]:
                 f"Two decodes of one stream are {known['exchangeability']['value']:.3f} times as far "
                 "apart, squared, as a decode and its original; 1 for the posterior, 0 without luck."
             )
+        if "mse_ratio" in known:
+            said.append(ratio_sentence(known["mse_ratio"]))
+        for name, test in known.get("ranks", {}).items():
+            said.append(
+                f"The rank of the original among its decodes in {name}: {test['verdict']} "
+                f"(p = {test['p']:.3f}). {test['caveat']}".rstrip()
+            )
     return said
+
+
+def ratio_sentence(ratio: dict[str, Any]) -> str:
+    """Return what the squared error says, in words."""
+    words = f"Its squared error is {ratio['measured']['value']:.2f} times that of the MSE decode"
+    if ratio["expected"] is None:
+        return f"{words}; at most 2 for the posterior of a codec with the best decoder."
+    return (
+        f"{words}; an exact sampler of the law it draws from has {ratio['expected']['value']:.2f}."
+    )
 
 
 def page(some: list[Case], found: dict[str, Any]) -> Any:

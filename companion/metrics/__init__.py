@@ -2,7 +2,7 @@
 
 *Fidelity*, a decode against its own original, [N]: `psnr`, `ms_ssim`, `lpips`, and `pooled_psnr`.
 *Realism*, a set against a set: `fid`, `kid` on features of `patches`, and `sliced_wasserstein`, which
-needs no network.  *The posterior*: `exchangeability`, `rank_test`, `compare_deviations`.
+needs no network.  *The posterior*: `exchangeability`, `rank_test`, `compare_deviations`, `mse_ratio`.
 Sets are measured as a `Score`: value, N, dimensions, an interval over photos, and what is wrong with
 it.  With our feature networks the names are FID-P, KID-P and LPIPS-P; the standard names are for the
 standard weights (`companion.metrics.standard`).
@@ -23,11 +23,13 @@ from companion.metrics.posterior import (
     compare_deviations,
     deviations,
     exchangeability,
+    mse_ratio,
     rank_test,
     ranks,
 )
 from companion.metrics.realism import Features, fid, kid
 from companion.metrics.resampling import Score, difference, mean
+from companion.metrics.stored import recalled, shown, stored
 from companion.metrics.wasserstein import laplacian_pyramid, sliced_wasserstein
 
 __all__ = [
@@ -53,11 +55,15 @@ __all__ = [
     "mean",
     "ms_ssim",
     "mse",
+    "mse_ratio",
     "network",
     "patches",
     "pooled_psnr",
     "psnr",
     "rank_test",
     "ranks",
+    "recalled",
+    "shown",
     "sliced_wasserstein",
+    "stored",
 ]

@@ -5,6 +5,7 @@ X̂₁ … X̂ₖ of an exact sampler are draws of one law, hence exchangeable, 
 decodes are as far apart as a decode and the original (`exchangeability`); the rank of the original
 among the decodes, in any scalar statistic, is uniform (`ranks`, `rank_test`); and where in its cell
 a decode lies, u, has the law that it has for real pictures (`deviations`, `compare_deviations`).
+The squared error is known as well: so many times that of the MSE decode (`mse_ratio`, chapter 8).
 
 For points [N, d] and pictures [N, 3, H, W] alike; `draws` is [K, N, …].
 """
@@ -74,6 +75,51 @@ def exchangeability(
         dims=flat.shape[-1],
         resampling=resampling,
     )
+
+
+def mse_ratio(
+    x: Tensor,
+    draws: Tensor,
+    mse_decode: Tensor,
+    photo: Photos | None = None,
+    *,
+    resampling: Resampling | None = "jackknife",
+) -> tuple[Score, Score | None]:
+    """Return E‖X - X̂‖² / E‖X - g(Y)‖², and what it is for an exact sampler: 2D* / (D* + b).
+
+    Both D* = E‖X - E[X | Y]‖² and b = E‖g(Y) - E[X | Y]‖² are those of the law that is sampled: from
+    the spread of K ≥ 2 draws and the distance of their mean from the MSE decode, without x.  With
+    one draw, or where all are equal and the MSE decode too, the second is None.
+    """
+    check_draws(x, draws, 1)
+    k, n = draws.shape[:2]
+    original, decode = (z.double().reshape(n, -1) for z in (x, mse_decode))
+    flat = draws.double().reshape(k, n, -1)
+    base = (decode - original).square().sum(-1)
+    away = (flat - original).square().sum(-1).mean(0)
+    units = units_of(photo, n)
+    if not bool(base.any()):
+        raise CompanionError("Every MSE decode equals its original: there is nothing to compare.")
+
+    def ratio(name: str, above: Tensor, below: Tensor) -> Score:
+        sums = by_photo(torch.stack([above, below], 1).cpu(), units)
+        return score(
+            name,
+            lambda w: float((w @ sums)[0] / (w @ sums)[1]),
+            units,
+            n=n,
+            dims=flat.shape[-1],
+            resampling=resampling,
+        )
+
+    measured = ratio("MSE ratio", away, base)
+    if k < 2:
+        return measured, None
+    spread = flat.var(0, unbiased=True).sum(-1)  # D*, a cell each
+    bias = (flat.mean(0) - decode).square().sum(-1) - spread / k  # b, unbiased: it may be negative
+    if float((spread + bias).sum()) <= 0:
+        return measured, None
+    return measured, ratio("MSE ratio of an exact sampler", 2 * spread, spread + bias)
 
 
 def ranks(

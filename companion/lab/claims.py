@@ -1,0 +1,283 @@
+"""What the paper claims, in our words, and whether it held here: decided by code, not by hand.
+
+Each claim has a test on the results of `companion reproduce`, and thresholds that were fixed before any
+method had been run on the test pictures.  A claim *held*, *held partly* or *did not hold here*; where
+what it speaks of was not run it is *not measured*.  *Ours* is `ours-fast`, on Hyper's bytes unless said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from companion.lab.measure import value
+from companion.lab.tables import OURS
+
+HELD, PARTLY, NOT, UNKNOWN = "held", "held partly", "did not hold here", "not measured"
+
+# The thresholds.
+MOST_DB = 3.0103  # 10 log10 2: the loss of a posterior sampler on pooled MSE
+ENOUGH_RATES = 4
+PARTLY_SHARE = 0.5  # of the rates at which a comparison must hold to have held partly
+NEARLY_EXACT = 0.99  # of the decodes
+FEW_SYMBOLS = 1e-3  # share that may change in what is nearly idempotent
+ALIKE, NEARLY_ALIKE = 0.10, 0.25  # relative differences of two FID-P
+RATIO = (0.10, 0.25)  # by which an exchangeability ratio may differ from 1
+FALLS, FALLS_A_LITTLE = -0.5, 0.0  # rank correlation of mismatch and training steps
+
+Results = dict[str, Any]
+Finding = tuple[str, str]  # the outcome, and the numbers it rests on
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim; `ours` says that it is the project's and goes beyond the paper."""
+
+    name: str
+    words: str
+    test: Callable[[Results], Finding]
+    ours: bool = False
+
+
+def verdicts(results: Results) -> list[dict[str, Any]]:
+    """Return what became of every claim."""
+    found = []
+    for claim in CLAIMS:
+        outcome, evidence = claim.test(results)
+        found.append(
+            {
+                "claim": claim.name,
+                "words": claim.words,
+                "by": "this book" if claim.ours else "the paper",
+                "outcome": outcome,
+                "evidence": evidence,
+            }
+        )
+    return found
+
+
+def by_share(good: Sequence[bool], *, least: int = 1) -> str:
+    """Return held if all are good and enough, partly if half are."""
+    if not good:
+        return UNKNOWN
+    if all(good) and len(good) >= least:
+        return HELD
+    return PARTLY if sum(good) >= PARTLY_SHARE * len(good) and any(good) else NOT
+
+
+def gaps(
+    results: Results, other: str, figure: str, codec: str = "hyper", also: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return the paired differences other - ours in a figure, a rate each, where `also` is known too."""
+    return [
+        d[figure]
+        for d in results.get("differences", [])
+        if (d["method"], d["minus"], d["codec"]) == (other, OURS, codec)
+        and all(name in d for name in (figure, *also))
+    ]
+
+
+def described(scores: Sequence[dict[str, Any]]) -> str:
+    """Return values with their intervals."""
+    said = []
+    for s in scores:
+        low, high = s.get("interval") or (float("nan"), float("nan"))
+        said.append(f"{s['value']:.3g} [{low:.3g}, {high:.3g}]")
+    return "; ".join(said)
+
+
+def above_zero(score: dict[str, Any]) -> bool:
+    """Return whether a difference is positive by more than its interval."""
+    return score.get("interval") is not None and score["interval"][0] > 0
+
+
+def better_than(other: str, figure: str, codec: str = "hyper") -> Callable[[Results], Finding]:
+    """Return a test: at equal bytes ours has less of a figure than another method, at every rate."""
+
+    def test(results: Results) -> Finding:
+        scores = gaps(results, other, figure, codec)
+        outcome = by_share([above_zero(s) for s in scores], least=ENOUGH_RATES)
+        return outcome, f"{other} - ours in {figure}, by rate: {described(scores)}"
+
+    return test
+
+
+def psnr_within(results: Results) -> Finding:
+    """Test the loss against the MSE decode on pooled MSE."""
+    scores = gaps(results, "hyper", "psnr_pooled")
+    outcome = by_share([s["value"] <= MOST_DB for s in scores], least=ENOUGH_RATES)
+    return outcome, f"dB below the MSE decode (at most {MOST_DB:.2f}): {described(scores)}"
+
+
+def idempotent(results: Results) -> Finding:
+    """Test one re-compression of all pictures and the last generation of the chains."""
+    once = [r["exact"] for r in results.get("rows", []) if r["method"] == OURS]
+    chains = [r for r in results.get("generations", []) if r["method"] == OURS]
+    if not once or not chains:
+        return UNKNOWN, ""
+    last = [(r["exact"][-1], r["symbols_wrong"][-1]) for r in chains]
+    evidence = (
+        f"exact after one generation, by codec and rate: {', '.join(f'{e:.4f}' for e in once)}; "
+        f"after {chains[0]['generations']}: {', '.join(f'{e:.4f}' for e, _ in last)}"
+    )
+    if all(e == 1 for e in once) and all(e == 1 for e, _ in last):
+        return HELD, evidence
+    nearly = all(e >= NEARLY_EXACT for e in once) and all(w <= FEW_SYMBOLS for _, w in last)
+    return (PARTLY if nearly else NOT), evidence
+
+
+def one_bitstream(results: Results) -> Finding:
+    """Test that from the same bytes one decode is better in MSE and the other in realism."""
+    figures = ("fid_p", "psnr_pooled")
+    realism, fidelity = (gaps(results, "hyper", f, also=figures) for f in figures)
+    good = [above_zero(r) and above_zero(f) for r, f in zip(realism, fidelity, strict=True)]
+    evidence = f"MSE decode - ours, FID-P: {described(realism)}; pooled PSNR: {described(fidelity)}"
+    return by_share(good, least=ENOUGH_RATES), evidence
+
+
+def ablation(results: Results, name: str) -> dict[str, Any] | None:
+    """Return the row of an ablation."""
+    rows = (r for r in results.get("ablations", []) if r["method"] == f"ablation {name}")
+    return next(rows, None)
+
+
+def prior_beats(other: str) -> Callable[[Results], Finding]:
+    """Return a test: the diffusion prior's crops, in their cells, have the lower KID-P."""
+
+    def test(results: Results) -> Finding:
+        rows = [
+            d["projected"]["kid_p"]
+            for d in results.get("ablation_differences", [])
+            if (d["method"], d["minus"])
+            == (f"ablation prior: {other}", "ablation prior: diffusion")
+            and "kid_p" in d["projected"]
+        ]
+        if not rows:
+            return UNKNOWN, ""
+        evidence = f"KID-P, {other} - diffusion: {described(rows)}"
+        if above_zero(rows[0]):
+            return HELD, evidence
+        return (PARTLY if rows[0]["value"] > 0 else NOT), evidence
+
+    return test
+
+
+def domains_alike(results: Results) -> Finding:
+    """Test that guidance by decodes and by latents come to similar realism."""
+    found = [ablation(results, f"domain: {d}") for d in ("picture", "latent")]
+    figures = [None if row is None else value(row, "projected", "fid_p") for row in found]
+    if figures[0] is None or figures[1] is None:
+        return UNKNOWN, ""
+    apart = abs(figures[0] - figures[1]) / min(figures[0], figures[1])
+    evidence = f"FID-P by the picture {figures[0]:.2f}, by the latents {figures[1]:.2f}"
+    if apart <= ALIKE:
+        return HELD, evidence
+    return (PARTLY if apart <= NEARLY_ALIKE else NOT), evidence
+
+
+def exchangeable(results: Results) -> Finding:
+    """Test that two of our draws are as far apart as a draw and the original."""
+    rows = [r for r in results.get("posterior", []) if r["method"] == OURS]
+    ratio = value(rows[0], "projected", "exchangeability") if rows else None
+    if ratio is None:
+        return UNKNOWN, ""
+    near = [abs(ratio - 1) <= reach for reach in RATIO]
+    return (HELD if near[0] else PARTLY if near[1] else NOT), f"ratio {ratio:.3f}"
+
+
+def mismatch_falls(results: Results) -> Finding:
+    """Test that a decoder that learns the posterior comes to re-compress to its bytes."""
+    from scipy.stats import spearmanr
+
+    curves = [t["curve"] for t in results.get("training", []) if t["model"] == "decoder-diffusion"]
+    points = [(c["step"], c["symbols_wrong"]) for c in (curves[0] if curves else [])]
+    if len(points) < 5:
+        return UNKNOWN, ""
+    correlation = float(spearmanr(*zip(*points, strict=True)).statistic)
+    evidence = (
+        f"symbols changed: {points[0][1]:.4f} at step {points[0][0]}, {points[-1][1]:.4f} at step "
+        f"{points[-1][0]}; rank correlation {correlation:.2f}"
+    )
+    falls = points[-1][1] < points[0][1]
+    if falls and correlation <= FALLS:
+        return HELD, evidence
+    return (PARTLY if falls and correlation < FALLS_A_LITTLE else NOT), evidence
+
+
+CLAIMS = (
+    *(
+        Claim(
+            f"lower FID than {other}",
+            f"At equal bytes, decodes by inversion have a lower FID than {told}.",
+            better_than(other, "fid_p"),
+        )
+        for other, told in (
+            ("hific", "a HiFiC-style decoder's"),
+            ("illm", "an ILLM-style decoder's"),
+            ("multirealism", "a Multi-Realism-style decoder's at full realism"),
+            ("diffusion", "a conditional diffusion decoder's"),
+        )
+    ),
+    *(
+        Claim(
+            f"nearer than {other} without a network",
+            f"The same against {other} by sliced Wasserstein, which no network decides.",
+            better_than(other, "sliced_wasserstein"),
+            ours=True,
+        )
+        for other in ("hific", "illm")
+    ),
+    Claim(
+        "lower FID than the MSE decode",
+        "For an MSE codec, decoding by inversion lowers FID at equal bytes, for Hyper …",
+        better_than("hyper", "fid_p"),
+    ),
+    Claim(
+        "lower FID than the MSE decode of ELIC",
+        "… and for ELIC.",
+        better_than("elic", "fid_p", "elic"),
+    ),
+    Claim(
+        "MSE at most twice",
+        "The perceptual decode's MSE is at most twice the MSE decode's: 3.01 dB on pooled MSE.",
+        psnr_within,
+    ),
+    Claim(
+        "idempotent",
+        "Compressed again, perceptual decodes give the same bytes, once and ever after.",
+        idempotent,
+    ),
+    Claim(
+        "one bitstream serves both",
+        "One bitstream gives the best MSE and, decoded in another way, realism.",
+        one_bitstream,
+    ),
+    Claim(
+        "diffusion beats GAN prior",
+        "Inversion of a diffusion model gives more realistic decodes than that of a GAN.",
+        prior_beats("GAN"),
+    ),
+    Claim(
+        "diffusion beats Gaussian prior",
+        "A learned prior gives more realistic decodes than second-order statistics.",
+        prior_beats("Gaussian"),
+        ours=True,
+    ),
+    Claim(
+        "picture and latent domain alike",
+        "Constraints on the decode (x) and on the latents (y) come to comparable realism.",
+        domains_alike,
+    ),
+    Claim(
+        "draws are exchangeable with the original",
+        "Two decodes of one stream are as far apart as a decode and the original.",
+        exchangeable,
+        ours=True,
+    ),
+    Claim(
+        "perceptual quality brings idempotence",
+        "As a conditional diffusion decoder learns, fewer symbols change on re-compression.",
+        mismatch_falls,
+    ),
+)

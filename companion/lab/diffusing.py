@@ -1,0 +1,114 @@
+"""The training of the conditional diffusion decoder: the prior's v-loss, given the bitstream.
+
+Where the zoo has the prior, training begins from its weights with everything new at zero; the prior's
+own hours come on top of the cap, and its card says that it was so.  Kept is the average of the weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from companion import zoo
+from companion.lab.conditional import STEPS, ConditionalUNet, Told, draw_given
+from companion.lab.decoders import Painter
+from companion.lab.train_prior import DECAY, scheduler, v_loss
+from companion.priors import diffusion_prior
+from companion.priors.diffusion import SHIPPED
+
+BATCH, SIDE = 16, 64  # as the prior
+PEAK = 3e-4
+QUICK = 8  # steps of the draws that are measured on the way
+
+
+class Diffusing:
+    """That training; a `Trainee`."""
+
+    batch, side = BATCH, SIDE
+
+    def __init__(self, seed: int) -> None:
+        from diffusers.training_utils import EMAModel
+
+        self.generator = torch.Generator().manual_seed(seed)
+        self.net = ConditionalUNet()
+        self.average = EMAModel(self.net.parameters(), decay=DECAY, use_ema_warmup=True, power=0.75)
+        self.optimiser = torch.optim.AdamW(
+            self.net.parameters(), lr=PEAK, betas=(0.9, 0.99), weight_decay=0.01
+        )
+        self.alpha_bar = scheduler().alphas_cumprod
+        self.begun = 0  # steps of the prior's training that this one stands on
+
+    def begin(self) -> None:
+        """Take the prior's weights over, where there are any."""
+        if SHIPPED in zoo.names():
+            self.net.take_over(diffusion_prior().unet)
+            self.begun = int(zoo.card(SHIPPED)["steps"])
+        self._restart_average(0)
+
+    def _restart_average(self, step: int) -> None:
+        self.average.shadow_params = [p.detach().clone() for p in self.net.parameters()]
+        self.average.optimization_step = step
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the averaged weights, and how old the prior was that they began as."""
+        return {**self.shipped().state_dict(), "begun": torch.tensor(self.begun)}
+
+    def load(self, state: dict[str, Tensor], step: int) -> None:
+        """Take what `tensors` returned after so many steps; the average begins from there."""
+        self.begun = int(state["begun"])
+        self.net.load_state_dict({k: v for k, v in state.items() if k != "begun"})
+        self._restart_average(step)
+
+    def to(self, device: torch.device) -> None:
+        """Move everything to a device."""
+        self.net.to(device)
+        self.average.to(device)
+        self.alpha_bar = self.alpha_bar.to(device)
+
+    def step(self, drawn: tuple[Tensor, ...], rate: float, accelerator: Any) -> dict[str, float]:
+        """Lower the v-loss on one batch, one noise level in each of as many strata."""
+        x, mse, y_hat, told, _ = drawn
+        self.net.train().requires_grad_(True)  # measuring froze it
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * PEAK
+        luck = (torch.arange(len(x)) + torch.rand(len(x), generator=self.generator)) / len(x)
+        t = (luck * len(self.alpha_bar)).long().to(x.device)
+        noise = torch.randn(x.shape, generator=self.generator).to(x.device)
+        with accelerator.autocast():
+            given = Told(self.net, mse, y_hat, told)
+            loss = v_loss(given, 2 * x - 1, noise, t, self.alpha_bar).mean()
+        self.optimiser.zero_grad()
+        accelerator.backward(loss)
+        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.optimiser.step()
+        self.average.step(self.net.parameters())
+        return {"loss": round(loss.item(), 5)}
+
+    def shipped(self) -> ConditionalUNet:
+        """Return a network with the averaged weights."""
+        made = ConditionalUNet()
+        made.load_state_dict(self.net.state_dict())
+        self.average.copy_to(made.parameters())
+        return made
+
+    def painter(self) -> Painter:
+        """Return short draws by the averaged weights, each with a seed of its place in the batch."""
+        made = self.shipped().to(self.alpha_bar.device)
+
+        def paint(mse: Tensor, y_hat: Tensor, rate: Tensor, beta: Tensor) -> Tensor:
+            given = (t.to(self.alpha_bar.device) for t in (mse, y_hat, rate))
+            return draw_given(made, *given, seeds=range(len(mse)), steps=QUICK).cpu()
+
+        return paint
+
+    def facts(self) -> dict[str, Any]:
+        """Return what its card says beside what all say."""
+        return {
+            "begun_from": f"the prior after {self.begun} steps, new channels at zero"
+            if self.begun
+            else "random weights",
+            "steps_of_a_draw": STEPS,
+            "steps_of_a_measured_draw": QUICK,
+        }

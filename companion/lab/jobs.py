@@ -1,0 +1,212 @@
+"""What `companion reproduce` computes before it measures anything: decodes, in items.
+
+An item is a method at a rate on a part of some pictures: compress, decode, compress again, bring into
+the cells.  Crops are decoded several times, with a seed each; *chains* are compressed and decoded again
+and again.  An item's file bears a mark of weights and settings, so other ones are never mistaken for it;
+of a change in the code it knows nothing: after one, begin in another folder.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from companion.cell import to_8bit
+from companion.codecs.neural import Learned
+from companion.lab.diagnose import symbols_wrong
+from companion.lab.methods import Method
+from companion.lab.scales import CROP, RATE, Scale, material
+from companion.lab.work import Item
+from companion.metrics import psnr
+
+SEEDS_APART = 100_000  # between the draws of one crop
+TOO_SLOW = 60.0  # seconds a picture: left out where every crop is drawn several times
+CROPS_AT_ONCE = 64
+BEST_DB = 99.0  # stands for pictures that are equal
+
+
+@dataclass(frozen=True)
+class Job:
+    """A method at a rate on pictures start … stop of some material; `draw` is None: bytes decide."""
+
+    scale: Scale
+    of: str
+    method: Method
+    rate: int
+    start: int
+    stop: int
+    draw: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the name of its item, and of its file."""
+        words = [self.of, self.method.key.replace(" ", "_").replace(":", ""), str(self.rate)]
+        words += [] if self.draw is None else [f"draw{self.draw}"]
+        s = self.scale
+        mark = self.method.mark(
+            self.rate, s.split, s.side, s.pictures, s.crops, s.chains, s.generations, s.graphics
+        )
+        return "-".join([*words, f"{self.start:04}", mark])
+
+    def item(self) -> Item:
+        """Return it as an item of work."""
+        side = self.scale.side if self.of in ("photos", "graphics") else CROP
+        times = self.scale.generations if self.of == "chains" else 1
+        count = self.stop - self.start
+        seconds = (self.method.seconds + 0.5) * count * times * (side / 256) ** 2
+        return Item(self.name, partial(run_job, self), seconds)
+
+
+def jobs(scale: Scale) -> list[Job]:
+    """Return all of them, those of one method, rate and material in order."""
+    found: list[Job] = []
+
+    def add(
+        of: str, method: Method, rate: int, count: int, size: int, draw: int | None = None
+    ) -> None:
+        for start in range(0, count, size):
+            stop = min(start + size, count)
+            found.append(Job(scale, of, method, rate, start, stop, draw))
+
+    for method in scale.present():
+        for rate in method.rates:
+            add(
+                "photos",
+                method,
+                rate,
+                min(scale.pictures, method.most or scale.pictures),
+                scale.shard,
+            )
+        rate = one_rate(method)
+        if method.most is None:
+            add("graphics", method, rate, scale.graphics, scale.shard)
+            if method.codec != "elic" or method.decoder is None:  # draws on one codec are enough
+                add("chains", method, rate, scale.chains, scale.shard)
+        if method.codec == "hyper" and method.seconds <= TOO_SLOW:
+            for k in range(scale.draws if method.random else 1):
+                add("crops", method, rate, scale.crops, CROPS_AT_ONCE, k)
+    for method in scale.present_ablations():
+        add("crops", method, RATE, scale.crops, CROPS_AT_ONCE, 0)
+    return found
+
+
+def one_rate(method: Method) -> int:
+    """Return the rate where there is only one: `RATE`, or a classical format's middle quality."""
+    return RATE if RATE in method.rates else method.rates[len(method.rates) // 2]
+
+
+def run_job(job: Job) -> dict[str, Tensor]:
+    """Return what a job comes to."""
+    x = material(job.scale, job.of)[0][job.start : job.stop]
+    if job.of == "chains":
+        return chain(job.method, job.rate, x, job.scale.generations, job.start)
+    seeds = None
+    if job.draw is not None:
+        seeds = [SEEDS_APART * job.draw + k for k in range(job.start, job.stop)]
+    return round_trip(job.method, job.rate, x, seeds)
+
+
+def round_trip(
+    method: Method, rate: int, x: Tensor, seeds: list[int] | None = None
+) -> dict[str, Tensor]:
+    """Compress x, decode, compress and decode again, and bring the decodes into their cells.
+
+    `change` is the PSNR between the first and the second decode.  Where no symbol changed the bytes
+    are the same, and with them the second decode.
+    """
+    coder = method.coder(rate)
+    since = time.perf_counter()
+    streams = coder.compress(x)
+    encoding = time.perf_counter() - since
+    since = time.perf_counter()
+    y = method.decode(rate, streams, seeds)
+    decoding = time.perf_counter() - since
+    result = {
+        "drawn": eight(y),
+        "bytes": torch.tensor([len(s) for s in streams]),
+        "seconds": torch.tensor([encoding / len(x), decoding / len(x)]),
+    }
+    if isinstance(coder, Learned):
+        targets = [coder.read(s) for s in streams]
+        result["wrong"] = symbols_wrong(coder, targets, y)
+        result["exact"] = result["wrong"] == 0
+        home, inside = coder.cells_of(targets).project(y)
+        result |= {"projected": eight(home), "projected exact": inside}
+        others = torch.nonzero(~result["exact"]).flatten().tolist()
+    else:
+        others = list(range(len(x)))
+    change = torch.full((len(x),), BEST_DB, dtype=torch.float64)
+    if others:
+        again = coder.compress(y[others])
+        luck = None if seeds is None else [seeds[k] for k in others]
+        change[others] = closeness(y[others], method.decode(rate, again, luck))
+        if "exact" not in result:
+            result["exact"] = torch.tensor(
+                [a == b for a, b in zip(again, streams, strict=True)], dtype=torch.bool
+            )
+    return result | {"change": change}
+
+
+def chain(
+    method: Method, rate: int, x: Tensor, generations: int, first_seed: int = 0
+) -> dict[str, Tensor]:
+    """Compress and decode so many times, with a new seed each time where the method draws.
+
+    For each picture and generation, [N, G]: the share of symbols that are not those of the first
+    stream (for classical formats: are its bytes others?), the PSNR to the original and to the first
+    decode.
+    """
+    coder = method.coder(rate)
+    first = streams = coder.compress(x)
+    targets = [coder.read(s) for s in first] if isinstance(coder, Learned) else []
+    known: dict[tuple[bytes, ...], Tensor] = {}  # of a decoder that is a function
+    start, rows = x, []
+    for g in range(generations):
+        base = SEEDS_APART * (g + 1) + first_seed
+        seeds = [base + k for k in range(len(x))] if method.random else None
+        y = known.get(tuple(streams)) if seeds is None else None
+        if y is None:
+            y = method.decode(rate, streams, seeds)
+            known = {tuple(streams): y}
+        start = y if g == 0 else start
+        streams = coder.compress(y)
+        if isinstance(coder, Learned):
+            wrong = symbols_wrong(coder, targets, y)
+        else:
+            wrong = torch.tensor([a != b for a, b in zip(streams, first, strict=True)]).double()
+        rows.append(torch.stack([wrong, closeness(x, y), closeness(start, y)]))
+    wrong, fidelity, away = torch.stack(rows, dim=2)
+    return {"wrong": wrong, "psnr": fidelity, "drift": away}
+
+
+def closeness(x: Tensor, y: Tensor) -> Tensor:
+    """Return PSNR [N], with 99 dB for pictures that are equal."""
+    return psnr(x, y).clamp(max=BEST_DB)
+
+
+def eight(x: Tensor) -> Tensor:
+    """Return pictures in [0, 1] as uint8."""
+    return (x * 255).round().to(torch.uint8)
+
+
+def gathered(
+    scale: Scale, folder: Path, of: str, method: Method, rate: int, draw: int | None = None
+) -> dict[str, Tensor]:
+    """Return the results of all items of one method, rate and material, in order."""
+    parts = [
+        j.item().result(folder)
+        for j in jobs(scale)
+        if (j.of, j.method.key, j.rate, j.draw) == (of, method.key, rate, draw)
+    ]
+    joined = {k: torch.cat([p[k] for p in parts]) for k in parts[0] if k != "seconds"}
+    if "seconds" in parts[0]:
+        joined["seconds"] = torch.stack([p["seconds"] for p in parts]).mean(0)
+    for name in ("drawn", "projected"):
+        if name in joined:
+            joined[name] = to_8bit(joined[name].float() / 255)
+    return joined

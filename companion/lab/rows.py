@@ -1,0 +1,223 @@
+"""The measurements of `companion reproduce`: one item a row, after all decodes are there.
+
+A row's result is figures, not pictures: JSON, kept as bytes in the item's file.  Rows still hold their
+values without each photo; `companion.lab.tables` compares rows by them and leaves them out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from companion.cell import to_8bit
+from companion.codecs import learned
+from companion.lab.diagnose import diagnose, u_histogram
+from companion.lab.jobs import gathered, jobs
+from companion.lab.measure import disjoint, figures, measure
+from companion.lab.methods import LEARNED, Method
+from companion.lab.scales import CROP, FIXED, RATE, Scale, material, photos
+from companion.lab.work import Item
+from companion.metrics import mean, psnr
+
+DIAL = (0.0, 0.25, 0.5, 0.75, 1.0)
+SECONDS = 40.0  # a row of 128 pictures, roughly
+Row = dict[str, Any]
+
+
+def rows(scale: Scale, folder: Path) -> list[Item]:
+    """Return all measurements as items, each named by what it measures and what that depends on."""
+    sources: dict[tuple[str, str, int], tuple[Method, list[str]]] = {}
+    for job in jobs(scale):
+        place = job.of, job.method.key, job.rate
+        sources.setdefault(place, (job.method, []))[1].append(job.name)
+    few = {(m.codec, r) for m in scale.present() if m.most for r in m.rates}
+    found = []
+    for (of, key, rate), (method, names) in sources.items():
+        call: Callable[[], Row]
+        if of == "photos":
+            compared = (method.codec, rate) in few
+            call = partial(photo_row, scale, folder, method, rate, compared)
+        elif of == "graphics":
+            call = partial(graphics_row, scale, folder, method, rate)
+        elif of == "chains":
+            call = partial(chain_row, scale, folder, method, rate)
+        elif key.startswith("ablation"):
+            call = partial(ablation_row, scale, folder, method, rate)
+        else:
+            call = partial(posterior_row, scale, folder, method, rate)
+        found.append(item(scale, of, key, rate, names, call))
+    if ("photos", "hyper-on-hyper", RATE) in sources:
+        for method in scale.present():
+            if method.codec == "hyper" and method.random and RATE in method.rates:
+                names = sources["photos", method.key, RATE][1]
+                call = partial(dial_row, scale, folder, method)
+                found.append(item(scale, "dial", method.key, RATE, names, call))
+    return found
+
+
+def item(
+    scale: Scale, of: str, key: str, rate: int, names: list[str], call: Callable[[], Row]
+) -> Item:
+    """Return one measurement as an item."""
+    mark = hashlib.sha256("\n".join([scale.features, *names]).encode()).hexdigest()[:8]
+    name = f"row-{of}-{key.replace(' ', '_').replace(':', '')}-{rate}-{mark}"
+
+    def run() -> dict[str, Tensor]:
+        return packed({"table": of, **call()})
+
+    return Item(name, run, SECONDS * scale.pictures / 128)
+
+
+def packed(row: Row) -> dict[str, Tensor]:
+    """Return figures as the tensor that an item's file holds."""
+    data = json.dumps(row, ensure_ascii=False).encode()
+    return {"json": torch.frombuffer(bytearray(data), dtype=torch.uint8)}
+
+
+def unpacked(result: dict[str, Tensor]) -> Row:
+    """Return what `packed` was given."""
+    return json.loads(result["json"].numpy().tobytes())
+
+
+def named(method: Method, rate: int) -> Row:
+    """Return how every row begins."""
+    return {"method": method.name, "codec": method.codec, "rate": rate}
+
+
+def photo_row(scale: Scale, folder: Path, method: Method, rate: int, few: bool) -> Row:
+    """Return a row of the main table; with `few`, also on the pictures that slow methods have."""
+    real = photos(scale)
+    shard = gathered(scale, folder, "photos", method, rate)
+    y, n = shard["drawn"], len(shard["drawn"])
+    x, ids = real.pictures[:n], real.photo[:n].tolist()
+    encoding, decoding = shard["seconds"].double().tolist()
+    row = named(method, rate) | {
+        "pictures": n,
+        "bpp": 8 * float(shard["bytes"].double().mean()) / scale.side**2,
+        "encode_seconds": encoding,
+        "decode_seconds": decoding,
+        "evaluations": method.evaluations,
+        "exact": float(shard["exact"].double().mean()),
+        "change": mean("Change", shard["change"], ids).as_dict(),
+        "drawn": figures(x, y, ids, scale.features),
+        "disjoint": disjoint(x, y, ids, scale.features),
+        "fixed": {
+            "bytes": shard["bytes"][:FIXED].tolist(),
+            "psnr": [round(p, 4) for p in psnr(x, y)[:FIXED].clamp(max=99).tolist()],
+        },
+    }
+    if "wrong" in shard:
+        row["symbols_wrong"] = mean("Symbols wrong", shard["wrong"], ids).as_dict()
+        row["projected_exact"] = float(shard["projected exact"].double().mean())
+        row["projected"] = measure(x, shard["projected"], ids, scale.features)
+    if few:
+        slow = [m.most for m in scale.present() if m.most and m.codec == method.codec]
+        k = min(slow)
+        row["few_pictures"] = k
+        row["few"] = row["drawn"]
+        if k < n:
+            row["few"] = figures(x[:k], y[:k], ids[:k], scale.features)
+    if rate == RATE and method.codec in LEARNED:
+        row["domains"] = domains(scale, y)
+    return row
+
+
+def domains(scale: Scale, y: Tensor) -> Row:
+    """Return the figures on the photos of each domain that has enough for an interval."""
+    real = photos(scale)
+    of = [real.photos[k].domain for k in real.photo[: len(y)].tolist()]
+    found: Row = {}
+    for domain in sorted(set(of)):
+        at = [k for k, name in enumerate(of) if name == domain]
+        ids = real.photo[at].tolist()
+        found[domain] = {"pictures": len(at), "photos": len(set(ids))}
+        left = len(at) - max(ids.count(k) for k in ids)  # when any one photo is left out
+        if left * (scale.side // CROP) ** 2 > 1:
+            found[domain] |= measure(real.pictures[at], y[at], ids, scale.features)
+    return found
+
+
+def graphics_row(scale: Scale, folder: Path, method: Method, rate: int) -> Row:
+    """Return a row out of the domain: text and graphics."""
+    x, ids = material(scale, "graphics")
+    shard = gathered(scale, folder, "graphics", method, rate)
+    row = named(method, rate) | {
+        "pictures": len(x),
+        "bpp": 8 * float(shard["bytes"].double().mean()) / scale.side**2,
+        "exact": float(shard["exact"].double().mean()),
+        "drawn": {"psnr": mean("PSNR", psnr(x, shard["drawn"]).clamp(max=99), ids).as_dict()},
+    }
+    if "projected exact" in shard:
+        row["projected_exact"] = float(shard["projected exact"].double().mean())
+    return row
+
+
+def chain_row(scale: Scale, folder: Path, method: Method, rate: int) -> Row:
+    """Return what re-compression did, generation by generation, averaged over crops."""
+    result = gathered(scale, folder, "chains", method, rate)
+    return named(method, rate) | {
+        "crops": scale.chains,
+        "generations": scale.generations,
+        "new_seeds": method.random,
+        "symbols_wrong": result["wrong"].mean(0).tolist(),
+        "exact": (result["wrong"] == 0).double().mean(0).tolist(),
+        "psnr": result["psnr"].mean(0).tolist(),
+        "drift": result["drift"].mean(0).tolist(),
+    }
+
+
+def posterior_row(scale: Scale, folder: Path, method: Method, rate: int) -> Row:
+    """Return the tests of the posterior on crops, for the decodes as they are and in their cells."""
+    x, ids = material(scale, "crops")
+    codec = learned(method.codec, rate)
+    targets = [codec.read(s) for s in codec.compress(x)]
+    count = scale.draws if method.random else 1
+    shards = [gathered(scale, folder, "crops", method, rate, k) for k in range(count)]
+    row = named(method, rate) | {"crops": len(x), "draws": count, "random": method.random}
+    for when in ("drawn", "projected"):
+        draws = torch.stack([s[when] for s in shards])
+        wrong = torch.stack([s["wrong"] for s in shards]) if when == "drawn" else None
+        row[when] = diagnose(
+            codec, targets, draws, x, ids, deterministic=not method.random, wrong=wrong
+        )
+    return row
+
+
+def ablation_row(scale: Scale, folder: Path, method: Method, rate: int) -> Row:
+    """Return the figures of one ablation on crops, before and after projection."""
+    x, ids = material(scale, "crops")
+    codec = learned(method.codec, rate)
+    cells = codec.cells(codec.compress(x))
+    shard = gathered(scale, folder, "crops", method, rate, 0)
+    row = named(method, rate) | {
+        "crops": len(x),
+        "evaluations": method.evaluations,
+        "seconds": float(shard["seconds"][1]),
+        "exact": float(shard["exact"].double().mean()),
+        "projected_exact": float(shard["projected exact"].double().mean()),
+        "symbols_wrong": mean("Symbols wrong", shard["wrong"], ids).as_dict(),
+        "u": u_histogram(cells, x, shard["drawn"], ids),
+    }
+    for when in ("drawn", "projected"):
+        row[when] = figures(x, shard[when], ids, scale.features)
+    return row
+
+
+def dial_row(scale: Scale, folder: Path, method: Method) -> Row:
+    """Return the figures along the line from the MSE decode (0) to the draw (1)."""
+    real = photos(scale)
+    mse_method = next(m for m in scale.present() if m.key == "hyper-on-hyper")
+    y = gathered(scale, folder, "photos", method, RATE)["drawn"]
+    mse = gathered(scale, folder, "photos", mse_method, RATE)["drawn"][: len(y)]
+    x, ids = real.pictures[: len(y)], real.photo[: len(y)].tolist()
+    points = [
+        {"dial": a, **measure(x, to_8bit(mse + a * (y - mse)), ids, scale.features)} for a in DIAL
+    ]
+    return named(method, RATE) | {"pictures": len(y), "points": points}

@@ -1,0 +1,175 @@
+"""The tables of part IV, from the rows: differences against ours, Bjøntegaard deltas, complexity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from companion import zoo
+from companion.errors import CompanionError
+from companion.lab.measure import paired
+from companion.lab.scales import Scale
+from companion.metrics import bd_quality, shown
+
+Row = dict[str, Any]
+OURS, OURS_SLOWLY, ANCHOR = "ours-fast", "ours-best", "hyper"
+TABLES = ("photos", "graphics", "chains", "crops", "dial")
+
+
+def tables(scale: Scale, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return everything that a results file holds beside its provenance."""
+    of = {name: [r for r in rows if r["table"] == name] for name in TABLES}
+    ablations = [r for r in of["crops"] if r["method"].startswith("ablation")]
+    posterior = [r for r in of["crops"] if not r["method"].startswith("ablation")]
+    found: dict[str, Any] = {
+        "rows": of["photos"],
+        "differences": differences(of["photos"]),
+        "against_mse": against_mse(of["photos"]),
+        "deltas": deltas(of["photos"]),
+        "posterior": posterior,
+        "ablations": ablations,
+        "ablation_differences": ablation_differences(ablations),
+        "dial": of["dial"],
+        "generations": of["chains"],
+        "graphics": of["graphics"],
+        "complexity": complexity(scale, of["photos"]),
+        "training": training(scale),
+    }
+    return {name: [shown_row(r) for r in table] for name, table in found.items()}
+
+
+def shown_row(row: Row) -> Row:
+    """Return a row without what only comparisons need."""
+    found = shown(row)
+    if "points" in found:
+        found["points"] = [shown(p) for p in found["points"]]
+    return {k: rounded(v) for k, v in found.items() if k != "table"}
+
+
+def rounded(value: Any) -> Any:
+    """Return figures to six digits, at any depth: what a results file needs of them."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    return [rounded(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def differences(rows: Sequence[Row]) -> list[Row]:
+    """Return, for each codec and rate, every other method minus ours, paired over photos.
+
+    Positive FID-P: ours is nearer to the originals.  On the same pictures always: against slow
+    methods, and of our slow preset, on the pictures that these have.
+    """
+    found = []
+    for mine in rows:
+        if mine["method"] not in (OURS, OURS_SLOWLY):
+            continue
+        for row in rows:
+            if row is mine or (row["codec"], row["rate"]) != (mine["codec"], mine["rate"]):
+                continue
+            both = "drawn" if row["pictures"] == mine["pictures"] else "few"
+            if both in row and both in mine:
+                found.append(
+                    {
+                        "method": row["method"],
+                        "minus": mine["method"],
+                        "codec": row["codec"],
+                        "rate": row["rate"],
+                        "pictures": min(row["pictures"], mine["pictures"]),
+                        **paired(row[both], mine[both]),
+                    }
+                )
+    return found
+
+
+def against_mse(rows: Sequence[Row]) -> list[Row]:
+    """Return the MSE decode minus each other method on Hyper's bytes, in FID-P and KID-P.
+
+    A trained decoder is a competitor only where this is positive by more than its interval.
+    """
+    base = {r["rate"]: r for r in rows if (r["method"], r["codec"]) == (ANCHOR, ANCHOR)}
+    found = []
+    for row in rows:
+        anchor = base.get(row["rate"]) if row["codec"] == ANCHOR else None
+        if anchor is None or row is anchor:
+            continue
+        both = "drawn" if row["pictures"] == anchor["pictures"] else "few"
+        if both in anchor and both in row:
+            gaps = paired(anchor[both], row[both], ("fid_p", "kid_p"))
+            found.append({"method": row["method"], "rate": row["rate"], **gaps})
+    return found
+
+
+def ablation_differences(rows: Sequence[Row]) -> list[Row]:
+    """Return the differences of ablations to that of their kind that they are seen beside.
+
+    That is the first of the kind; for surrogates of rounding it is the usual one, DPS at ζ = 0.6.
+    """
+    named = {row["method"]: row for row in rows}
+    first: dict[str, Row] = {}
+    if "ablation zeta: 0.6" in named:
+        first["ablation rounding"] = named["ablation zeta: 0.6"]
+    found = []
+    for row in rows:
+        beside = first.setdefault(row["method"].split(":")[0], row)
+        if beside is not row:
+            gaps = {when: paired(row[when], beside[when]) for when in ("drawn", "projected")}
+            found.append({"method": row["method"], "minus": beside["method"], **gaps})
+    return found
+
+
+def deltas(rows: Sequence[Row], anchor: str = ANCHOR) -> list[Row]:
+    """Return BD-PSNR and BD-FID-P of every method with four rates against Hyper's MSE decode."""
+
+    def curve(key: tuple[str, str], figure: str) -> list[tuple[float, float]]:
+        mine = [r for r in rows if (r["method"], r["codec"]) == key]
+        return [(r["bpp"], r["drawn"][figure]["value"]) for r in mine]
+
+    found = []
+    for key in dict.fromkeys((r["method"], r["codec"]) for r in rows):
+        if key == (anchor, anchor) or len(curve(key, "psnr")) < 4:
+            continue
+        row: Row = {"method": key[0], "codec": key[1]}
+        for figure in ("psnr", "fid_p"):
+            try:
+                delta = bd_quality(curve((anchor, anchor), figure), curve(key, figure))
+            except CompanionError as problem:  # no rates in common
+                row[f"bd_{figure}"], row["overlap"], row["caveat"] = None, 0.0, str(problem)
+                continue
+            row[f"bd_{figure}"] = delta.value
+            row["overlap"], row["caveat"] = delta.overlap, delta.caveat
+        found.append(row)
+    return found
+
+
+def complexity(scale: Scale, rows: Sequence[Row]) -> list[Row]:
+    """Return for each method its parameters, training hours, evaluations, and seconds measured."""
+    methods = {(m.name, m.codec): m for m in scale.present()}
+    found = []
+    for (name, codec), method in methods.items():
+        mine = [r for r in rows if (r["method"], r["codec"]) == (name, codec)]
+        if not mine:
+            continue
+        cards = [zoo.card(n) for n in method.models(method.rates[0])]
+        found.append(
+            {
+                "method": name,
+                "codec": codec,
+                "parameters": sum(c.get("parameters", 0) for c in cards),
+                "training_hours": {c["name"]: c.get("hours") for c in cards},
+                "evaluations": method.evaluations,
+                "encode_seconds": sum(r["encode_seconds"] for r in mine) / len(mine),
+                "decode_seconds": sum(r["decode_seconds"] for r in mine) / len(mine),
+            }
+        )
+    return found
+
+
+def training(scale: Scale) -> list[Row]:
+    """Return the learning curves of the trained decoders: realism, and symbols that change."""
+    names = {n for m in scale.present() for n in m.needs if n.startswith("decoder-")}
+    return [
+        {"model": n, "hours": zoo.card(n).get("hours"), "curve": zoo.card(n).get("curve", [])}
+        for n in sorted(names)
+    ]
