@@ -25,8 +25,7 @@ MOST_STEPS = 400  # along the gradient; crops need a dozen, whole photos a hundr
 MOST_REPAIRS = 200  # after them
 FIRST_MARGIN, MOST_MARGIN = 0.02, 0.4  # in units of the quantiser step
 WINDOW = 5  # latents a side that share one length of step
-SMALL, LARGE = 1.7, 0.8  # times Polyak's length: where one window is all, and where windows overlap
-MOMENTUM, SLOWLY = 0.75, 25  # of large pictures: at most, and after how many steps half of one
+LENGTH = 1.7  # of a step, times Polyak's
 CLOSE = 8  # latents outside: then the rounded picture is worth a look
 NEAR = 0.01  # float32 is never as wrong as that: farther out is certainly outside
 CHUNK = 2**16  # pixels searched together: they fit a processor's cache
@@ -134,10 +133,10 @@ class LatentCells:
     def search(self, x: Tensor) -> Found:
         """Do what `project` does, and say what it took.
 
-        Polyak steps with momentum on the squared hinge ½ Σ excess², each part of a picture with a
-        length of its own, towards walls moved inwards by a margin that grows wherever 8-bit rounding
-        throws a latent out again; then, for those still outside, single grey levels on the pixels
-        that drive the violated latents (`companion.repair`).
+        Polyak steps on the squared hinge ½ Σ excess², each part of a picture with a length of its
+        own, towards walls moved inwards by a margin that grows wherever 8-bit rounding throws a latent
+        out again; then, for those still outside, single grey levels on the pixels that drive the
+        violated latents (`companion.repair`).
         """
         x = to_8bit(x.detach())
         at_once = max(1, CHUNK // (x.shape[-1] * x.shape[-2]))
@@ -149,49 +148,47 @@ class LatentCells:
         result, steps, repairs = x.clone(), torch.zeros(len(x)).long(), torch.zeros(len(x)).long()
         exact = self.confirm(self.violation(x) < NEAR, x)
         todo = torch.nonzero(~exact).flatten()
-        x, speed = x[todo], torch.zeros_like(x[todo])
+        x = x[todo]
         margin = torch.full((len(todo), 1, *self.y_hat.shape[-2:]), FIRST_MARGIN)
-        for step in range(MOST_STEPS):
+        for _ in range(MOST_STEPS):
             if not len(todo):
                 break
             here = self[todo]
             walls = here._of_latents(margin)
             _, gradient, excess = here.hinge(x, walls)
-            momentum = 0.0 if self._small else min(MOMENTUM, step / (step + SLOWLY))
-            speed = momentum * speed + here._lengths(excess, gradient) * gradient
-            x = (x - speed).clamp(0, 1)
-            steps[todo] += 1
             result[todo] = rounded = to_8bit(x)
             arrived = torch.zeros(len(todo), dtype=torch.bool)
-            close = (excess > walls).sum(1) <= CLOSE  # before the step
+            close = (excess > walls).sum(1) <= CLOSE
             if close.any():
                 some = here[close]
                 thrown = some.excess(rounded[close])
                 arrived[close] = some.confirm(thrown.amax(1) == 0, rounded[close])
-                out, was = some._in_places(thrown), some._in_places(excess[close])
-                grow = (out > 0) & (was < margin[close])
-                # Elsewhere a little too: where nothing moves, rounding would do the same again.
-                more = margin[close] + torch.where(grow, (0.3 * out).clamp(min=0.005), 0.001)
+                # Where rounding alone threw a latent out, its place aims farther inside from now on.
+                out, real = some._in_places(thrown), some._in_places(excess[close])
+                blamed = (out > 0) & (real < margin[close])
+                more = margin[close] + blamed * (0.3 * out).clamp(min=0.005)
                 margin[close] = more.clamp(max=MOST_MARGIN)
+            x = (x - here._lengths(excess, gradient) * gradient).clamp(0, 1)
+            steps[todo] += ~arrived
             exact[todo[arrived]] = True
-            todo, x, speed, margin = (v[~arrived] for v in (todo, x, speed, margin))
+            todo, x, margin = (v[~arrived] for v in (todo, x, margin))
         if len(todo):
             result[todo], exact[todo], repairs[todo] = repair(
                 self[todo], result[todo], MOST_REPAIRS
             )
         return Found(result, exact, steps, repairs)
 
-    @property
-    def _small(self) -> bool:
-        """Return whether a window of latents is the whole picture."""
-        return max(self.y_hat.shape[-2:]) <= WINDOW
-
     def _in_places(self, values: Tensor) -> Tensor:
         """Return the largest of the values [N, D] of all latents at one place, [N, 1, h, w]."""
         y, z = values.split([self.y_hat[0].numel(), self.z_hat[0].numel()], dim=1)
         of_y = y.reshape(-1, *self.y_hat.shape[1:]).amax(1, keepdim=True)
         of_z = z.reshape(-1, *self.z_hat.shape[1:]).amax(1, keepdim=True)
-        return torch.maximum(of_y, interpolate(of_z, of_y.shape[-2:]))
+        return torch.maximum(of_y, self._spread(of_z))
+
+    def _spread(self, below: Tensor) -> Tensor:
+        """Return for every place of y the value [N, 1, h/4, w/4] of the hyper-latent over it."""
+        h, w = self.y_hat.shape[-2:]
+        return below.repeat_interleave(4, -2).repeat_interleave(4, -1)[..., :h, :w]
 
     def _of_latents(self, places: Tensor) -> Tensor:
         """Return for every latent [N, D] the value [N, 1, h, w] of its place."""
@@ -207,7 +204,7 @@ class LatentCells:
         y, z = excess.square().split([self.y_hat[0].numel(), self.z_hat[0].numel()], dim=1)
         loss = 0.5 * y.reshape(-1, *self.y_hat.shape[1:]).sum(1, keepdim=True)
         below = 0.5 * z.reshape(-1, *self.z_hat.shape[1:]).sum(1, keepdim=True)
-        loss = loss + interpolate(below, loss.shape[-2:]) / 16
+        loss = loss + self._spread(below) / 16
         height, width = gradient.shape[-2:]
         tall, wide = 16 * loss.shape[-2], 16 * loss.shape[-1]  # with the codec's padding
         squares = pad(gradient.square().sum(1, keepdim=True), (0, wide - width, 0, tall - height))
@@ -216,7 +213,7 @@ class LatentCells:
         )
         lengths = torch.where(near > 1e-12, near / steep.clamp(min=1e-20), 0.0)
         lengths = interpolate(lengths, (tall, wide), mode="bilinear")
-        return (SMALL if self._small else LARGE) * lengths[..., :height, :width]
+        return LENGTH * lengths[..., :height, :width]
 
     def confirm(self, likely: Tensor, x: Tensor) -> Tensor:
         """Return bool [N]: which of the likely members are members by the bytes path."""

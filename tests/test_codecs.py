@@ -424,6 +424,19 @@ def whole_photos() -> list[Tensor]:
     return whole
 
 
+def test_margins_grow_only_where_rounding_is_to_blame() -> None:
+    """Where momentum overshoots, a larger margin makes it worse: this photo then took all 400 steps."""
+    codec = learned("hyper", 1)
+    photo = [p for p in photos("test") if p.tier == "large"][32].pixels()[None].float() / 255
+    x = to_8bit(nn.functional.interpolate(photo, (119, 89), mode="area"))
+    (stream,) = codec.compress(x)
+    noisy = starts(x, codec.decompress([stream]), 16)["noisy original"]
+    found = codec.cells([stream]).search(noisy)
+    assert found.exact.all()
+    assert found.steps.item() < 100
+    assert found.repairs.item() == 0
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("family", "rate"), CODECS)

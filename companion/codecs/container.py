@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from companion.errors import StreamError
 
 MAGIC = b"idm"
-VERSION = 1
+VERSION = 2
 FAMILIES = ("hyper", "elic")
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 16

@@ -33,7 +33,8 @@ from torch import Tensor, nn
 
 from companion.errors import WeightsError
 
-STRIDE = 64  # a hyper-latent element covers 64×64 pixels: pictures are padded to multiples of it
+STRIDE = 16  # an element of y covers 16×16 pixels: pictures are padded to multiples of that
+HYPER = 4  # an element of z covers 4×4 of y, or what there is of them at the border
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,22 @@ class Conditional:
 
 
 Conversation = Generator[Conditional, Tensor, Tensor]
+Grid = tuple[int, int]  # (h, w), how many elements y has
 
 
 def everywhere(like: Tensor) -> Tensor:
     """Return the mask of all positions of a latent [N, C, h, w]."""
     return torch.ones(like.shape[-2:], dtype=torch.bool, device=like.device)
+
+
+def grid_of(y: Tensor) -> Grid:
+    """Return how many elements a latent [N, C, h, w] has: (h, w)."""
+    return y.shape[-2], y.shape[-1]
+
+
+def cropped(x: Tensor, grid: Grid) -> Tensor:
+    """Return what of x [N, C, 4h', 4w'] lies on the grid of y: z covers a little more than y."""
+    return x[..., : grid[0], : grid[1]]
 
 
 def checkerboard(like: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,9 +106,9 @@ class Hyper(MeanScaleHyperprior):
         """Return z = h_a(y)."""
         return self.h_a(y)
 
-    def conditionals(self, z_hat: Tensor) -> Conversation:
+    def conditionals(self, z_hat: Tensor, grid: Grid) -> Conversation:
         """Yield the one conditional of y given ẑ; be sent ŷ; return ŷ."""
-        scale, mean = self.h_s(z_hat).chunk(2, dim=1)
+        scale, mean = cropped(self.h_s(z_hat), grid).chunk(2, dim=1)
         y_hat = yield Conditional(mean, scale, slice(None), everywhere(mean))
         return y_hat
 
@@ -188,9 +200,9 @@ class Elic(Elic2022Official):
         """Return z = h_a(y)."""
         return self.latent_codec.hyper.h_a(y)
 
-    def conditionals(self, z_hat: Tensor) -> Conversation:
+    def conditionals(self, z_hat: Tensor, grid: Grid) -> Conversation:
         """Yield group by group, even squares then odd ones; be sent their ŷ; return the whole ŷ."""
-        hyper = self.latent_codec.hyper.h_s(z_hat)
+        hyper = cropped(self.latent_codec.hyper.h_s(z_hat), grid)
         done: list[Tensor] = []
         start = 0
         for k, width in enumerate(self.groups):
@@ -218,9 +230,11 @@ Network = Hyper | Elic
 ARCHITECTURES: dict[str, type[Network]] = {"hyper": Hyper, "elic": Elic}
 
 
-def converse(network: Network, z_hat: Tensor, answer: Callable[[Conditional], Tensor]) -> Tensor:
+def converse(
+    network: Network, z_hat: Tensor, grid: Grid, answer: Callable[[Conditional], Tensor]
+) -> Tensor:
     """Hold the conversation of `conditionals`: answer each with its ŷ [N, C, h, w]; return ŷ."""
-    conversation = network.conditionals(z_hat)
+    conversation = network.conditionals(z_hat, grid)
     try:
         question = next(conversation)
         while True:

@@ -23,10 +23,12 @@ from companion.cell import LatentCells, to_8bit
 from companion.codecs import container, entropy
 from companion.codecs.models import (
     ARCHITECTURES,
+    HYPER,
     STRIDE,
     Conditional,
     Network,
     converse,
+    grid_of,
     load_weights,
     straight_through_round,
 )
@@ -46,9 +48,13 @@ def one_thread() -> Iterator[None]:
 
 
 def pad(x: Tensor) -> Tensor:
-    """Extend pictures to the right and below, by repeating the border, to multiples of 64."""
+    """Extend pictures to the right and below, by mirroring, to multiples of 16.
+
+    Mirrored, a pixel counts twice at most.  Were the border repeated, its pixels would count up to
+    sixteen times, and one grey level would move a latent farther than its cell is wide.
+    """
     height, width = x.shape[-2:]
-    return nn.functional.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+    return nn.functional.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="reflect")
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Symbols:
 
     height: int
     width: int
-    z: Tensor  # int [1, N, h/4, w/4]
+    z: Tensor  # int [1, N, h/4, w/4], rounded upwards
     y: Tensor  # int [1, M, h, w]
     z_hat: Tensor  # float64, z + median
     y_hat: Tensor  # float64, y + mean
@@ -132,7 +138,7 @@ class Learned:
                 y_int[:, c.channels] += integers
                 return (integers + c.mean) * c.mask
 
-            y_hat = converse(self.exact, z_int + self.median, quantise)
+            y_hat = converse(self.exact, z_int + self.median, grid_of(y), quantise)
         height, width = x.shape[-2:]
         return Symbols(height, width, z_int.int(), y_int.int(), z_int + self.median, y_hat)
 
@@ -156,7 +162,8 @@ class Learned:
         def quantise(c: Conditional) -> Tensor:
             return (straight_through_round(y[:, c.channels] - c.mean) + c.mean) * c.mask
 
-        y_hat = converse(self.search, straight_through_round(z - median) + median, quantise)
+        z_hat = straight_through_round(z - median) + median
+        y_hat = converse(self.search, z_hat, grid_of(y), quantise)
         return in_strips(self.search.g_s, y_hat, 16)[..., : x.shape[2], : x.shape[3]]
 
     @torch.no_grad()
@@ -181,7 +188,7 @@ class Learned:
                 total -= float((torch.log2(mass.clamp(min=1e-9)) * c.mask).sum())
                 return symbols.y_hat[:, c.channels] * c.mask
 
-            converse(self.exact, symbols.z_hat, count)
+            converse(self.exact, symbols.z_hat, grid_of(symbols.y), count)
         return total
 
     def _write(self, symbols: Symbols) -> bytes:
@@ -196,7 +203,7 @@ class Learned:
             return symbols.y_hat[:, c.channels] * c.mask
 
         with torch.no_grad(), one_thread():
-            converse(self.exact, symbols.z_hat, send)
+            converse(self.exact, symbols.z_hat, grid_of(symbols.y), send)
         return container.pack(
             container.Stream(
                 self.name,
@@ -220,7 +227,8 @@ class Learned:
             )
         coder = entropy.Decoder(stream.payload)
         h, w = -(-stream.height // STRIDE), -(-stream.width // STRIDE)
-        z = torch.zeros(1, len(self._bottleneck), h, w, dtype=torch.int32)
+        shape = (1, len(self._bottleneck), -(-h // HYPER), -(-w // HYPER))
+        z = torch.zeros(shape, dtype=torch.int32)
         index = _channel_index(z)
         z = torch.from_numpy(coder.decode(index, self._bottleneck)).view_as(z)
         y = torch.zeros(0)
@@ -238,7 +246,7 @@ class Learned:
 
         with torch.no_grad(), one_thread():
             z_hat = z + self.median
-            y_hat = converse(self.exact, z_hat, receive)
+            y_hat = converse(self.exact, z_hat, (h, w), receive)
         symbols = Symbols(stream.height, stream.width, z, y, z_hat, y_hat)
         found = container.hash_symbols(symbols.flat(), stream.height, stream.width)
         if found != stream.symbol_hash:

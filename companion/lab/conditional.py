@@ -60,7 +60,7 @@ class ConditionalUNet(nn.Module):
         self.silence()
 
     def forward(self, x: Tensor, t: Tensor, mse: Tensor, y_hat: Tensor, rate: Tensor) -> Any:
-        """Return diffusers' output, v [N, 3, H, W] as its `sample`; sides are multiples of 64."""
+        """Return diffusers' output, v [N, 3, H, W] as its `sample`; sides are multiples of 16."""
         latents = functional.interpolate(self.reduce(y_hat), size=x.shape[-2:])
         return self.unet(torch.cat([x, 2 * mse - 1, latents], dim=1), t, class_labels=rate)
 

@@ -25,7 +25,7 @@ from torch.nn import functional
 from companion import zoo
 from companion.cell import to_8bit
 from companion.codecs import RATES, learned
-from companion.codecs.models import converse, straight_through_round
+from companion.codecs.models import converse, grid_of, straight_through_round
 from companion.codecs.neural import Learned
 from companion.errors import WeightsError
 
@@ -91,13 +91,14 @@ def fourier(beta: Tensor) -> Tensor:
 
 @torch.no_grad()
 def conditions(codec: Learned, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (g(y) in [0, 1], ŷ) of pictures whose sides are multiples of 64; float32, for training."""
+    """Return (g(y) in [0, 1], ŷ) of pictures whose sides are multiples of 16; float32, for training."""
     y, z = codec.analysis(x, codec.search)
     median = codec.median.float()
     z_hat = torch.round(z - median) + median
     y_hat = converse(
         codec.search,
         z_hat,
+        grid_of(y),
         lambda c: (straight_through_round(y[:, c.channels] - c.mean) + c.mean) * c.mask,
     )
     return codec.search.g_s(y_hat).clamp(0, 1), y_hat

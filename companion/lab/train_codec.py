@@ -22,6 +22,7 @@ from companion.codecs.models import (
     Conditional,
     Network,
     converse,
+    grid_of,
     load_weights,
     straight_through_round,
     weights,
@@ -63,7 +64,7 @@ def rate_and_distortion(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
         )
         return (straight_through_round(part - mean) + mean) * c.mask
 
-    y_hat = converse(network, z_hat, answer)
+    y_hat = converse(network, z_hat, grid_of(y), answer)
     x_hat = network.g_s(y_hat).float()
     pixels = x.shape[0] * x.shape[2] * x.shape[3]
     return bits / pixels, nn.functional.mse_loss(x_hat, x)
