@@ -9,6 +9,7 @@ import torch
 
 from companion import zoo
 from companion.lab import bench_exactness, bench_restore
+from companion.metrics import psnr
 from companion.photos import Pictures, crops
 
 pytestmark = pytest.mark.skipif(
@@ -51,7 +52,13 @@ def test_a_picture_outside_its_cell_is_counted(few: Pictures, monkeypatch) -> No
 
 
 def test_restored_files_keep_their_coefficients() -> None:
-    x = crops("test", 2, size=96, seed=3).pictures
-    found = bench_restore.restore(20, x)
-    assert found["restored exact"].all()
-    assert not torch.equal(found["restored"], found["plain"])
+    real = crops("test", 4, size=96, seed=3)
+    parts = [bench_restore.restore(20, x) for x in real.pictures.split(2)]
+    found = torch.cat([part["restored"] for part in parts])
+    assert not torch.equal(found, torch.cat([part["plain"] for part in parts]))
+    row = bench_restore.row(20, real, parts)
+    assert row["restored"]["exact"] == row["pictures"] == 4
+    # The mean of the error over four pictures, whichever part they came in.
+    assert row["restored"]["psnr"]["value"] == pytest.approx(
+        psnr(real.pictures, found.float() / 255).mean().item(), abs=1e-3
+    )

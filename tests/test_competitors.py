@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 
 from companion import zoo
@@ -116,16 +117,10 @@ def test_training_ends_when_nothing_is_gained() -> None:
     assert not settled(flat[:10])  # too early to tell
 
 
-def tiny() -> UNet2DModel:
-    """Return an unconditional network of a few thousand parameters."""
-    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
-    return UNet2DModel(
-        64, layers_per_block=1, block_out_channels=(8, 8), norm_num_groups=4, **blocks
-    )
-
-
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, dict]:
+def small(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Callable[[], Any]
+) -> dict[str, dict]:
     """Make the training small, with a runs folder of its own; return the cards that it ships."""
     monkeypatch.setattr(train_decoder, "EVERY", 3)
     monkeypatch.setattr(train_decoder, "CAP", 1e-3)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 
 from companion.cell import to_8bit
@@ -20,21 +20,8 @@ from companion.lab.train_decoder import Batches
 from companion.photos import crops
 
 
-def tiny() -> UNet2DModel:
-    """Return an unconditional network of a few thousand parameters."""
-    return UNet2DModel(
-        sample_size=64,
-        layers_per_block=1,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D",) * 2,
-        up_block_types=("UpBlock2D",) * 2,
-        add_attention=False,
-    )
-
-
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[], UNet2DModel]:
+def small(monkeypatch: pytest.MonkeyPatch, tiny: Callable[[], Any]) -> Callable[[], Any]:
     """Put the small network in place of the prior's."""
     monkeypatch.setattr(conditional, "unet", tiny)
     monkeypatch.setattr(diffusing, "SHIPPED", "no prior")

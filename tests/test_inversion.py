@@ -65,6 +65,17 @@ def test_with_means_in_place_of_draws_few_steps_lose_the_spread(
     assert means.std() < 0.6 * 0.228 < 0.8 * 0.228 < drawn.std()
 
 
+def test_means_keep_the_spread_by_steps_that_look_back(
+    line: tuple[Gaussian, QuantiserCells],
+) -> None:
+    prior, cells = line
+    first, second = (
+        soft(prior, cells, steps=16, seeds=SEEDS, inner=1, drawn=False, order=order)[0].std()
+        for order in (1, 2)
+    )
+    assert abs(second - 0.228) < 0.5 * abs(first - 0.228)
+
+
 def test_a_point_residual_has_no_spread_and_a_hinge_piles_up_at_the_walls(
     line: tuple[Gaussian, QuantiserCells],
 ) -> None:
@@ -234,6 +245,15 @@ def test_the_uncertainty_is_that_of_the_denoiser(law: GaussianPrior | Gaussian) 
     torch.testing.assert_close(
         (noise * known.apply(noise)).sum(), drawn.square().sum(), rtol=0.15, atol=0
     )
+
+
+def test_the_uncertainty_of_a_picture_does_not_depend_on_its_size() -> None:
+    known, noise = gaussian_prior().uncertainty(0.3), torch.Generator().manual_seed(0)
+    small, large = (
+        known.root(torch.randn(n, 3, *side, generator=noise)).square().mean().item()
+        for n, side in ((64, (64, 64)), (16, (128, 96)))
+    )
+    assert large == pytest.approx(small, rel=0.05)
 
 
 def test_moments_in_a_cell_are_those_of_the_truncated_normal() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, UNet2DModel
+from diffusers import DDPMPipeline
 
 from companion import priors, zoo
 from companion.errors import WeightsError
@@ -17,28 +18,15 @@ from companion.lab.check_prior import classical_denoising, denoising, nearest
 from companion.photos import crops
 
 
-def tiny() -> UNet2DModel:
-    """Return a network of a few thousand parameters."""
-    return UNet2DModel(
-        sample_size=64,
-        layers_per_block=1,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D",) * 2,
-        up_block_types=("UpBlock2D",) * 2,
-        add_attention=False,
-    )
-
-
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Callable[[], Any]) -> Path:
     """Make the training small, and give it a runs folder and a zoo of its own."""
     for name, value in {"STEPS": 8, "BATCH": 4, "EVERY": 2, "SHEET": 100, "unet": tiny}.items():
         monkeypatch.setattr(train_prior, name, value)
     few = crops("val", 8, size=64, seed=0)
     monkeypatch.setattr(train_prior, "crops", lambda *a, **k: few)
     monkeypatch.setattr(train_prior, "sample_sheet", lambda *a: None)
-    monkeypatch.setattr(train_prior, "check_draws", lambda *a, **k: {"draws": 0})
+    monkeypatch.setattr(train_prior, "check_draws", lambda *a, **k: {})
     checked = {"levels": (0.1, 1.0), "ours": [0.05, 0.2]}
     monkeypatch.setattr(train_prior, "check_denoising", lambda *a, **k: checked)
     monkeypatch.setattr(train_prior, "CropSampler", Few)
@@ -138,7 +126,9 @@ def test_copies_are_nearer_than_others() -> None:
 def test_draws_are_compared_with_the_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     """The Gaussian prior's draws are farther from val crops than train crops are."""
     monkeypatch.setattr(check_prior, "CropSampler", Few)
-    report = check_prior.check_draws(priors.gaussian_prior(), n=40, steps=4)
+    (report,) = check_prior.check_draws(
+        priors.gaussian_prior(), n=40, steps=4, features=("loss",)
+    ).values()
     assert report["kid_p"] > report["floor_kid_p"]
     assert report["draws"] == 40
 

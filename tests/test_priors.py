@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
@@ -13,6 +15,7 @@ from companion.errors import CompanionError, WeightsError
 from companion.lab import train_prior
 from companion.metrics import embed, kid, network
 from companion.photos import crops
+from companion.priors.drawing import Descent, Noise, noise_levels
 from companion.priors.gaussian import GaussianPrior, cosine_basis
 from companion.sources import Gaussian, Mixture
 
@@ -157,6 +160,28 @@ def test_draws_of_an_exact_prior_have_its_law(steps: int) -> None:
     if steps == 80:
         torch.testing.assert_close(x.mean(0), source.mean, atol=0.1, rtol=0)
         torch.testing.assert_close(x.T.cov(), source.cov, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("calm", [0.0, 1.0])
+def test_steps_that_look_back_keep_the_spread_that_others_lose(calm: float) -> None:
+    law = Gaussian(torch.zeros(2), torch.tensor([0.25, 0.0025]))
+    levels = noise_levels(law, 24).tolist()
+
+    def kept(order: int) -> Tensor:
+        noise = Noise(list(range(2000)))
+        descent, x = Descent(order, noise, calm), noise.like(torch.zeros(2000, 2).double())
+        x = levels[0] * x
+        for t, s in pairwise(levels):
+            x = descent.down(x, law.denoise(x, x.new_full((2000,), t)), t, s)
+        return x.var(0) / torch.tensor([0.25, 0.0025])
+
+    assert kept(1).max() < 0.85  # tame
+    assert ((kept(2) - 1).abs() < 0.25).all()
+
+
+def test_there_is_no_step_of_third_order() -> None:
+    with pytest.raises(CompanionError, match="order 1 or 2"):
+        Descent(3, Noise([0]))
 
 
 def test_a_draw_depends_on_its_seed_and_not_on_its_neighbours() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from companion.contracts import Boxes, LatentPrior, Prior, Record
 from companion.errors import CompanionError
-from companion.priors.drawing import Noise, noise_levels, step_down
+from companion.priors.drawing import Descent, Noise, noise_levels
 
 Watcher = Callable[[int, float, Tensor], None]  # told the step, its noise level, the estimate
 # (x_t, noise level, source of noise) -> the estimate of x₀, in the prior's units, that knows of the cell
@@ -31,16 +31,20 @@ def descend(
     steps: int,
     seeds: Sequence[int],
     start: float | None = None,
+    order: int = 1,
+    calm: float = 0.0,
     watch: Watcher | None = None,
 ) -> tuple[Tensor, Record]:
     """Draw one public picture a cell, with an estimate that knows of the cells.
 
     With `start`, a noise level in the prior's units, the descent begins there, from the noised MSE
-    decode, and not from pure noise.  `watch` is shown every estimate.
+    decode, and not from pure noise.  What `order` and `calm` do to a step: `companion.priors.drawing`.
+    `watch` is shown every estimate.
     """
     record = Record()
     since = time.perf_counter()
     noise = Noise(check_seeds(seeds, cells))
+    descent = Descent(order, noise, calm)
     levels = noise_levels(prior, steps, start).tolist()
     own = prior.units.own(cells.decodes())
     x = levels[0] * noise.like(own) + (own if start is not None else 0)
@@ -51,7 +55,7 @@ def descend(
         record.residual.append(violation(cells, public))
         if watch is not None:
             watch(step, t, public)
-        x = step_down(x, x_0, t, s, noise.like(x) if s else None)
+        x = descent.down(x, x_0, t, s)
     return finish(prior, cells, x, record, since)
 
 

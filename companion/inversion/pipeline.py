@@ -19,7 +19,7 @@ from companion.contracts import Boxes
 from companion.decode import default_seed, open_stream
 from companion.errors import CompanionError
 from companion.inversion.descent import Watcher
-from companion.inversion.soft import soft
+from companion.inversion.presets import ours
 from companion.priors.diffusion import DiffusionPrior
 from companion.priors.tiles import TiledPrior
 
@@ -65,9 +65,7 @@ class IdempotentPipeline(DiffusionPipeline):
             prior: Any = DiffusionPrior(self.unet, self.scheduler)
             if cells.decodes().shape[-2:] != (prior.side, prior.side):
                 prior = TiledPrior(prior, prior.side)
-            drawn, _ = soft(
-                prior, cells, steps=num_inference_steps, seeds=seeds, drawn=False, watch=callback
-            )
+            drawn, _ = ours(prior, cells, steps=num_inference_steps, seeds=seeds, watch=callback)
             pictures, exact = cells.project(drawn)
             if not bool(exact.all()):
                 raise CompanionError(

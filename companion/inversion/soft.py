@@ -165,10 +165,15 @@ def soft(
     seeds: Sequence[int],
     inner: int = 4,
     drawn: bool = True,
+    order: int = 1,
+    calm: float = 0.0,
     start: float | None = None,
     watch: Watcher | None = None,
 ) -> tuple[Tensor, Record]:
-    """Return one draw a cell; `inner` conjugate gradient steps are made at each noise level."""
+    """Return one draw a cell; `inner` conjugate gradient steps are made at each noise level.
+
+    Down the levels go draws of x₀ if `drawn`, else means, which steps of `order` 2 suit better.
+    """
     ladder = noise_levels(prior, steps, start)
     measured = np.geomspace(ladder[0], ladder[-2], min(steps, LEVELS)).tolist()
     variances = latent_variances(prior, cells, measured)
@@ -180,4 +185,14 @@ def soft(
         told = tilt(x_0, cells, Spread(prior, sigma), here, inner, noise if drawn else None)
         return prior.units.own(told)
 
-    return descend(prior, cells, estimate, steps=steps, seeds=seeds, start=start, watch=watch)
+    return descend(
+        prior,
+        cells,
+        estimate,
+        steps=steps,
+        seeds=seeds,
+        start=start,
+        order=order,
+        calm=calm,
+        watch=watch,
+    )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from companion import inversion
 from companion.cell import LatentCells
-from companion.codecs.models import converse, straight_through_round
+from companion.codecs.models import converse, grid_of, straight_through_round
 from companion.codecs.strips import in_strips
 from companion.contracts import Record
 from companion.lab.methods import Method, by_sampler
@@ -69,6 +69,7 @@ class Surrogate(LatentCells):
         y_hat = converse(
             network,
             z_hat,
+            grid_of(y),
             lambda c: (self.rounding(y[:, c.channels] - c.mean) + c.mean) * c.mask,
         )
         again = in_strips(network.g_s, y_hat, 16)[..., : x.shape[2], : x.shape[3]]
@@ -111,7 +112,7 @@ def everything(steps: int = 50) -> list[Method]:
     """Return the ablations of the laptop's run."""
     return [
         mse_decode(),
-        ablation("prior: diffusion", "soft", 20),
+        ablation("prior: diffusion", "ours", 20),
         ablation("prior: GAN", "gan", 200, prior="gan", domain="cell"),
         ablation("prior: Gaussian", "soft", 20, prior="gaussian", seconds=0.5),
         *(
@@ -119,7 +120,7 @@ def everything(steps: int = 50) -> list[Method]:
             for d in ("picture", "latent", "cell")
         ),
         *(ablation(f"zeta: {z:g}", "dps", steps, seconds=1.5, zeta=z) for z in (0.3, 0.6, 1.2)),
-        *(ablation(f"steps: {n}", "soft", n) for n in (4, 8, 40)),
+        *(ablation(f"steps: {n}", "ours", n) for n in (4, 8, 40)),
         *(
             ablation(f"rounding: {r}", "surrogate", steps, seconds=1.5, rounding=r)
             for r in ("soft", "none")  # straight-through is ζ = 0.6

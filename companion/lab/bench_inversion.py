@@ -66,10 +66,13 @@ SEARCH = [
     *grid("proximal", (10, 20, 50), domain="picture"),
     *grid("proximal", (10, 20, 50), domain="latent"),
     *grid("proximal", (10, 20, 50), domain="cell", margin=0.25),
-    *grid("soft", (10, 20), drawn=True),
-    *grid("soft", (5, 10, 20, 50), drawn=False),
-    *grid("soft", (4, 8), drawn=False, start=1.0),
-    *grid("soft", (4, 8), drawn=False, start=0.5),
+    *grid("proximal", (8, 16), domain="latent", start=1.0),
+    *grid("soft", (10, 20)),
+    *grid("soft", (8, 16, 32), drawn=False),
+    *grid("soft", (8, 16, 32), drawn=False, order=2, calm=1.0),
+    *grid("ours", (4, 8, 16, 32)),
+    *grid("ours", (8, 16, 32), start=2.0),
+    *grid("ours", (4, 8), start=0.5),
 ]
 
 

@@ -2,17 +2,21 @@
 
 A draw starts from noise much stronger than the data and goes down a ladder of noise levels.  On
 each rung the prior says which picture it expects, x̂₀ = E[x₀ | x_t], and the next, less noisy x_s is
-drawn from the law of x_s given x_t and x₀ = x̂₀, a Gaussian known in closed form (chapter 9).
+drawn from the law of x_s given x_t and x₀ = x̂₀, a Gaussian known in closed form (chapter 9).  With few
+rungs such draws are too tame; steps of second order, which look one estimate back, lose far less of
+the spread (chapter 14).
 """
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from companion.contracts import Prior
+from companion.errors import CompanionError
 
 HIGHEST, LOWEST = 160.0, 0.008  # noise levels, in units of the data's standard deviation
 SPACING = 7.0  # Karras et al. (2022): levels lie evenly in σ^(1/7), closer together when small
@@ -66,13 +70,38 @@ def step_down(
     return x_s if noise is None else x_s + fresh * noise
 
 
-def draw(prior: Prior, like: Tensor, *, steps: int, seeds: list[int]) -> Tensor:
+class Descent:
+    """Steps down a ladder of noise levels, of first or of second order.
+
+    Of first order a step takes the estimate x̂₀ as it is at its beginning, which costs spread in
+    proportion to its height h in log σ.  Of second order it takes it at the middle, x̂₀ + ½h dx̂₀/dh,
+    the derivative from the estimate before: it then costs of the order of h², and no evaluation is
+    added (DPM-Solver++, Lu et al., 2022).
+    """
+
+    def __init__(self, order: int, noise: Noise, calm: float = 0.0) -> None:
+        if order not in (1, 2):
+            raise CompanionError(f"Steps are of order 1 or 2, not {order}.")
+        self.order, self.noise, self.calm = order, noise, calm
+        self.before: tuple[Tensor, float] | None = None
+
+    def down(self, x_t: Tensor, x_0: Tensor, t: float, s: float) -> Tensor:
+        """Return x_s from x_t and the estimate x₀ there, for noise levels s < t."""
+        before, self.before = self.before, (x_0, t)
+        if self.order == 2 and before is not None and s:  # the last step, to 0, has no end in log σ
+            share = math.log(t / s) / math.log(before[1] / t)
+            x_0 = x_0 + 0.5 * share * (x_0 - before[0])
+        return step_down(x_t, x_0, t, s, self.noise.like(x_t) if s else None, self.calm)
+
+
+def draw(prior: Prior, like: Tensor, *, steps: int, seeds: list[int], order: int = 1) -> Tensor:
     """Return one unconditional draw a seed, shaped and typed like the N examples `like`."""
     noise = Noise(seeds)
+    descent = Descent(order, noise)
     levels = noise_levels(prior, steps).tolist()
     x = levels[0] * noise.like(like)
     for t, s in pairwise(levels):
         with torch.no_grad():
             x_0 = prior.denoise(x, x.new_full((len(x),), t))
-        x = step_down(x, x_0, t, s, noise.like(x) if s else None)
+        x = descent.down(x, x_0, t, s)
     return x

@@ -1,4 +1,4 @@
-"""Checks of the coding exercises of part III; the same rules as in `companion.lab.checks`."""
+"""Checks of the coding exercises of part III: priors, samplers, the codec, exactness."""
 
 from __future__ import annotations
 
@@ -152,6 +152,41 @@ def check_comfortable(comfortable: Callable[..., Any]) -> str | None:
     return None
 
 
+# ---- chapter 11: inverting a GAN -----------------------------------------------------------------
+
+
+@judge
+def check_sphere(to_sphere: Callable[..., Any]) -> str | None:
+    """Check the projection of latents onto the sphere that a Gaussian lives near."""
+    z = torch.randn(50, 12, generator=torch.Generator().manual_seed(0)) * 3
+    found = to_sphere(z.clone())
+    if found is None or found.shape != z.shape:
+        return "it should return latents of the same shape."
+    if not torch.allclose(found.norm(dim=1), torch.full((50,), 12**0.5), rtol=1e-4):
+        return "the distance of each latent from zero should be the square root of k."
+    if (found * z).sum(1).min() < 0 or not torch.allclose(
+        found / found[:, :1], z / z[:, :1], rtol=1e-3
+    ):
+        return "the direction of a latent should stay as it is."
+    return None
+
+
+@judge
+def check_middle(tv_of_middle: Callable[..., Any]) -> str | None:
+    """Check how far a search that ends in the middle of the cell is from the posterior."""
+    for p in (0.01, 0.3, 0.9):
+        found = tv_of_middle(p)
+        if found is None or len(found) != 2:
+            return "it should return two numbers."
+        if not math.isclose(found[0], 1 - p):
+            return "what stays inside has the prior's density there, p of the mass: the rest is one point."
+        if not math.isclose(found[1], 1.0):
+            return (
+                "if all starts move, the law is a single point: what does it share with a density?"
+            )
+    return None
+
+
 # ---- chapter 12 ----------------------------------------------------------------------------------
 
 
@@ -178,14 +213,94 @@ def check_ratio(ratio: Callable[..., Any]) -> str | None:
 
 @judge
 def check_error_of_mean(error_of_mean: Callable[..., Any]) -> str | None:
-    """Check the error of the mean of K draws."""
+    """Check the error of the mean of M draws."""
     found = error_of_mean(1, 5.0, 2.0)
     if found is None:
         return "it should return a number."
     if not math.isclose(float(found), 5.0):
-        return "the mean of one draw is that draw: for K = 1 it is `total`."
+        return "the mean of one draw is that draw: for M = 1 it is `total`."
     if not math.isclose(float(error_of_mean(10**9, 5.0, 2.0)), 3.0, rel_tol=1e-6):
         return "the mean of very many draws has no spread left, and its error is total - spread."
     if not math.isclose(float(error_of_mean(4, 5.0, 2.0)), 3.5):
-        return "what averaging divides by K is the spread, and only the spread."
+        return "what averaging divides by M is the spread, and only the spread."
+    return None
+
+
+# ---- chapter 14: fast ----------------------------------------------------------------------------
+
+
+@judge
+def check_ahead(ahead: Callable[..., Any]) -> str | None:
+    """Check the estimate in the middle of a step, from the last two."""
+    found = ahead(3.0, 3.0, 1.0, 0.5, 2.0)
+    if found is None:
+        return "it should return an estimate."
+    if not math.isclose(float(found), 3.0):
+        return "estimates that do not change should stay as they are."
+    line = {t: 2.0 - 0.7 * math.log(t) for t in (4.0, 1.5, 0.6, (1.5 * 0.6) ** 0.5)}
+    if not math.isclose(
+        float(ahead(line[1.5], line[4.0], 1.5, 0.6, 4.0)), line[(1.5 * 0.6) ** 0.5]
+    ):
+        return (
+            "an estimate that is linear in log σ should be met exactly in the middle of the step."
+        )
+    return None
+
+
+@judge
+def check_start(start_for: Callable[..., Any]) -> str | None:
+    """Check the noise level at which a descent may start."""
+    for kappa in (0.01, 2.0):
+        for share in (0.5, 0.9, 0.99):
+            sigma = start_for(kappa, share)
+            if sigma is None:
+                return "it should return a noise level."
+            if not math.isclose(sigma**2 / (sigma**2 + kappa), share, rel_tol=1e-6):
+                return f"from there, {sigma**2 / (sigma**2 + kappa):.3f} is kept and not {share}."
+    return None
+
+
+# ---- chapter 15: any size, and JPEG --------------------------------------------------------------
+
+
+@judge
+def check_blend(blend: Callable[..., Any]) -> str | None:
+    """Check the weighted average of overlapping tiles on a line."""
+    window = torch.tensor([0.25, 0.75, 1.0, 1.0, 0.75, 0.25])
+    line = torch.randn(10, generator=torch.Generator().manual_seed(0))
+    starts = [0, 2, 4]
+    tiles = torch.stack([line[s : s + 6] for s in starts])
+    found = blend(tiles, starts, window, 10)
+    if found is None or found.shape != line.shape:
+        return "it should return a line of the given length."
+    if not bool(found.isfinite().all()):
+        return "something was divided by zero."
+    if not torch.allclose(found, line, atol=1e-6):
+        return (
+            "tiles that agree should give back the line: was it divided by the sum of the weights?"
+        )
+    tiles[1] += 1.0
+    weight = torch.zeros(3, 10)
+    for k, s in enumerate(starts):
+        weight[k, s : s + 6] = window
+    if not torch.allclose(blend(tiles, starts, window, 10), line + weight[1] / weight.sum(0)):
+        return "where tiles disagree, each counts by its window."
+    return None
+
+
+@judge
+def check_walls(walls: Callable[..., Any]) -> str | None:
+    """Check the walls of the cells of an encoder that rounds towards zero."""
+    for t in (0.0, 0.2, 0.45):
+        c = torch.arange(-4.0, 5.0)
+        answer = walls(c, t)
+        if answer is None or len(answer) != 2:
+            return "it should return the lower and the upper walls."
+        lower, upper = answer
+        for inward, wall in ((1e-4, lower), (-1e-4, upper)):
+            y = wall + inward
+            if not torch.equal(y.sign() * (y.abs() + 0.5 - t).floor(), c):
+                return f"at t = {t:g}, a point just inside a wall is rounded to another integer."
+        if not torch.allclose(lower[1:], upper[:-1]):
+            return "a point between two cells belongs to none: is the cell of 0 the wide one?"
     return None
