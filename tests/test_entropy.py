@@ -75,7 +75,22 @@ def test_random_bytes_never_crash(tables: list[entropy.Table]) -> None:
             assert np.abs(decoder.decode(index, tables)).max() < 2**21
 
 
-def test_scale_index_is_compressai_s() -> None:
-    model = GaussianConditional(entropy.SCALES.tolist())
-    scales = torch.rand(1000, generator=torch.Generator().manual_seed(0)) * 80
-    assert torch.equal(entropy.scale_index(scales.double()), model.build_indexes(scales).long())
+def test_the_nearest_scale_costs_next_to_nothing(tables: list[entropy.Table]) -> None:
+    """Rounded up, as CompressAI does, it costs several times as much."""
+    rng = np.random.default_rng(0)
+    scale = np.exp(rng.uniform(np.log(0.11), np.log(2), 200_000))
+    symbols = np.rint(rng.normal(size=len(scale)) * scale).astype(np.int32)
+    sigma, k = torch.from_numpy(scale), torch.from_numpy(np.abs(symbols)).double()
+    mass = torch.special.ndtr((0.5 - k) / sigma) - torch.special.ndtr((-0.5 - k) / sigma)
+    ideal = -torch.log2(mass).sum().item()
+    nearest = entropy.scale_index(sigma).numpy().astype(np.int32)
+    upwards = GaussianConditional(list(entropy.SCALES)).build_indexes(sigma.float()).numpy()
+    excess = entropy.cost(symbols, nearest, tables) / ideal - 1
+    assert excess < 0.001
+    assert entropy.cost(symbols, upwards.astype(np.int32), tables) / ideal - 1 > 3 * excess
+
+
+def test_every_level_is_its_own_nearest() -> None:
+    scales = torch.as_tensor(entropy.SCALES)
+    assert torch.equal(entropy.scale_index(scales), torch.arange(len(scales)))
+    assert entropy.scale_index(torch.tensor([1e-6, 1e6])).tolist() == [0, len(scales) - 1]

@@ -79,9 +79,12 @@ def bottleneck_tables(bottleneck: EntropyBottleneck) -> list[Table]:
 
 
 def scale_index(scale: Tensor) -> Tensor:
-    """Return which of `SCALES` codes each element: the least that is not below σ, or the largest."""
-    levels = torch.as_tensor(SCALES[:-1], dtype=scale.dtype, device=scale.device)
-    return torch.bucketize(scale.contiguous(), levels)
+    """Return which of `SCALES` codes each element: the nearest to σ, in logarithms.
+
+    CompressAI takes the least that is not below σ: up to 11 % too wide, which costs 2 % of a small file.
+    """
+    between = np.sqrt(SCALES[:-1] * SCALES[1:])
+    return torch.bucketize(scale.contiguous(), torch.as_tensor(between).to(scale))
 
 
 def cost(symbols: Ints, index: Ints, tables: list[Table]) -> float:
