@@ -192,6 +192,13 @@ def write_png(path: str | Path, x: Tensor, metadata: dict[str, bytes] | None = N
         raise PictureError(f"{path} cannot be written: {problem.strerror or problem}.") from problem
 
 
+def write_sheet(path: str | Path, x: Tensor) -> None:
+    """Write pictures [N, 3, H, W] in [0, 1] as one, eight a row."""
+    from torchvision.utils import make_grid
+
+    write_png(path, make_grid(x, nrow=8))
+
+
 @functools.cache
 def _split(name: str) -> tuple[Photo, ...]:
     with (FOLDER / "CREDITS.csv").open(newline="") as file:

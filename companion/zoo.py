@@ -2,9 +2,9 @@
 
 A model is two files in `companion/data/weights`: `NAME.safetensors` in half precision, and the card
 `NAME.json` with its architecture, the command that made it, data, seed, steps, hardware, time,
-learning curve, metrics and the sha256 of the weights.  The diffusion prior is a folder instead, which
-diffusers opens unchanged.  Nothing is ever unpickled, and no weights
-are used whose checksum differs from their card's.
+learning curve, metrics and the sha256 of the weights; beside the card of a model that draws pictures
+lies a sheet of them, `NAME.png`.  The diffusion prior is a folder instead, which diffusers opens
+unchanged.  Nothing is ever unpickled, and no weights are used whose checksum differs from their card's.
 """
 
 from __future__ import annotations
@@ -77,8 +77,13 @@ def as_float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.float() if v.dtype in half else v for k, v in tensors.items()}
 
 
-def ship(name: str, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
-    """Write a model into the zoo: float16 safetensors and its card."""
+def ship(
+    name: str,
+    tensors: dict[str, Tensor],
+    description: dict[str, Any],
+    samples: Tensor | None = None,
+) -> None:
+    """Write a model into the zoo: float16 safetensors, its card, and the sheet of its samples."""
     from safetensors.torch import save_file
 
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -91,19 +96,26 @@ def ship(name: str, tensors: dict[str, Tensor], description: dict[str, Any]) -> 
         raise WeightsError(f"These tensors of {name!r} do not fit half precision: {too_large}.")
     path = FOLDER / f"{name}.safetensors"
     save_file(narrow, path)
-    write_card(name, path, description)
+    write_card(name, path, description, samples)
 
 
-def ship_pipeline(name: str, pipeline: Any, description: dict[str, Any]) -> None:
-    """Write a diffusers pipeline into the zoo, its network in float16, and its card."""
+def ship_pipeline(
+    name: str, pipeline: Any, description: dict[str, Any], samples: Tensor | None = None
+) -> None:
+    """Write a diffusers pipeline into the zoo, its network in float16, its card, and the sheet."""
     pipeline.unet.half()
     pipeline.save_pretrained(str(FOLDER / name), safe_serialization=True)
     pipeline.unet.float()
-    write_card(name, FOLDER / name / NETWORK, description)
+    write_card(name, FOLDER / name / NETWORK, description, samples)
 
 
-def write_card(name: str, path: Path, description: dict[str, Any]) -> None:
-    """Write a model's card, with the checksum of its weights."""
+def write_card(name: str, path: Path, description: dict[str, Any], samples: Tensor | None) -> None:
+    """Write a model's card, with the checksum of its weights, and what it has drawn [N, 3, H, W]."""
+    from companion.photos import write_sheet
+
     described = {"name": name, **description, "sha256": sha256(path), "bytes": path.stat().st_size}
+    if samples is not None:
+        described["sheet"] = f"{name}.png"
+        write_sheet(FOLDER / described["sheet"], samples)
     (FOLDER / f"{name}.json").write_text(json.dumps(described, indent=1) + "\n")
     card.cache_clear()

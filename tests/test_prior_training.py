@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from companion import priors, zoo
 from companion.errors import WeightsError
 from companion.lab import check_prior, train_prior
 from companion.lab.check_prior import classical_denoising, denoising, nearest
-from companion.photos import crops
+from companion.lab.runs import Run
+from companion.photos import crops, read_picture
 
 
 @pytest.fixture
@@ -26,7 +28,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Callable[[], An
     few = crops("val", 8, size=64, seed=0)
     monkeypatch.setattr(train_prior, "crops", lambda *a, **k: few)
     monkeypatch.setattr(train_prior, "sample_sheet", lambda *a: None)
-    monkeypatch.setattr(train_prior, "check_draws", lambda *a, **k: {})
+    monkeypatch.setattr(train_prior, "check_draws", lambda *a, **k: ({}, few.pictures))
+    monkeypatch.setattr(train_prior, "check_larger", lambda *a, **k: {})
     checked = {"levels": (0.1, 1.0), "ours": [0.05, 0.2]}
     monkeypatch.setattr(train_prior, "check_denoising", lambda *a, **k: checked)
     monkeypatch.setattr(train_prior, "CropSampler", Few)
@@ -69,6 +72,7 @@ def test_what_is_shipped_opens_with_diffusers_and_with_us(small: Path) -> None:
     assert card["steps"] == card["planned_steps"] == 8
     assert card["errors"] == [[0.1, 0.05], [1.0, 0.2]]
     opened = priors.diffusion_prior()
+    assert read_picture(zoo.FOLDER / card["sheet"]).shape[-1] > 8 * 64  # eight samples a row
     assert opened.error(0.1) == pytest.approx(0.05)
     assert 0.05 < opened.error(0.3) < 0.2
     pipeline = DDPMPipeline.from_pretrained(str(zoo.folder("prior")))
@@ -126,11 +130,29 @@ def test_copies_are_nearer_than_others() -> None:
 def test_draws_are_compared_with_the_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     """The Gaussian prior's draws are farther from val crops than train crops are."""
     monkeypatch.setattr(check_prior, "CropSampler", Few)
-    (report,) = check_prior.check_draws(
+    reports, samples = check_prior.check_draws(
         priors.gaussian_prior(), n=40, steps=4, features=("loss",)
-    ).values()
+    )
+    (report,) = reports.values()
+    assert samples.shape == (32, 3, 64, 64)
     assert report["kid_p"] > report["floor_kid_p"]
     assert report["draws"] == 40
+
+
+def test_larger_pictures_are_denoised_best_by_tiles_that_overlap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(check_prior, "CLASSICAL", (0.3,))
+    found = check_prior.check_larger(priors.diffusion_prior(), n=2)
+    assert found["tiles that overlap by 16"] < found["squares side by side"]
+
+
+def test_a_pause_is_not_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COMPANION_RUNS", str(tmp_path))
+    run = Run("paused")
+    time.sleep(0.3)
+    run.save({})
+    assert run.seconds < 0.2
 
 
 def test_unknown_trainings_are_said_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,10 +18,12 @@ from companion.contracts import Prior
 from companion.metrics import Features, embed, fid, kid, network
 from companion.photos import CropSampler, crops
 from companion.priors import draw, gaussian_prior
+from companion.priors.tiles import TiledPrior
 
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0, 80.0)  # in units of [-1, 1]
 CLASSICAL = (0.05, 0.1, 0.2, 0.5)  # where denoisers that are not learned are meant to work
 SIDE = 64
+LARGER = 192  # three times the side that the prior was trained on
 
 
 def denoising(prior: Prior, x: Tensor, levels: tuple[float, ...] = LEVELS) -> list[float]:
@@ -80,10 +82,23 @@ def check_denoising(prior: Prior, n: int = 128) -> dict[str, Any]:
     }
 
 
+def check_larger(prior: Prior, n: int = 12) -> dict[str, Any]:
+    """Return the errors on n larger val crops: asked as they are, by overlapping tiles, by squares."""
+    x = crops("val", n, size=LARGER, seed=2).pictures * 2 - 1
+    ways = {
+        "at once": prior,
+        "tiles that overlap by 16": TiledPrior(prior, SIDE, 16),
+        "squares side by side": TiledPrior(prior, SIDE, 0),
+    }
+    errors = {name: denoising(way, x, CLASSICAL) for name, way in ways.items()}
+    rounded = {name: [round(e, 5) for e in found] for name, found in errors.items()}
+    return {"crops": n, "side": LARGER, "levels": CLASSICAL, **rounded}
+
+
 def check_draws(
     prior: Prior, n: int = 2000, steps: int = 50, features: tuple[str, ...] = ("loss", "judge")
-) -> dict[str, dict[str, Any]]:
-    """Return, a feature network each, how far n draws are from photographs.
+) -> tuple[dict[str, dict[str, Any]], Tensor]:
+    """Return, a feature network each, how far n draws are from photographs; and the first 32 draws.
 
     FID-P and KID-P against val crops, the same of train crops (the floor), and the median distance to
     the nearest train crop.  Draws are by steps of second order: those of first order lose a fifth of
@@ -100,7 +115,7 @@ def check_draws(
         parts.append(prior.units.public(drawn).clamp(0, 1))
     x = torch.cat(parts)
     told = {"draws": n, "steps": steps, "order": 2}
-    return {name: told | compared(name, x, held_out, train) for name in features}
+    return {name: told | compared(name, x, held_out, train) for name in features}, x[:32]
 
 
 def compared(features: str, x: Tensor, held_out: Tensor, train: Tensor) -> dict[str, Any]:

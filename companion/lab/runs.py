@@ -52,6 +52,11 @@ def commit() -> str:
     return answer.stdout.strip() or "unknown"
 
 
+def clocks() -> tuple[float, float]:
+    """Return the seconds of the wall clock and those that this process has computed."""
+    return time.monotonic(), time.process_time()
+
+
 @dataclass
 class Run:
     """One training: its name, how far it is, and its learning curve."""
@@ -60,7 +65,7 @@ class Run:
     step: int = 0
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
-    _since: float = field(default_factory=time.monotonic)
+    _since: tuple[float, float] = field(default_factory=clocks)
 
     @property
     def folder(self) -> Path:
@@ -84,9 +89,10 @@ class Run:
         """
         from safetensors.torch import save_file
 
-        now = time.monotonic()
-        spent = self.seconds + now - self._since if seconds is None else seconds
-        self.seconds, self._since = spent, now
+        now = clocks()
+        # A process that was stopped for a while, or had no processor, was not training.
+        spent = min(late - early for late, early in zip(now, self._since, strict=True))
+        self.seconds, self._since = self.seconds + spent if seconds is None else seconds, now
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         save_file(kept, self.folder / "state.tmp")

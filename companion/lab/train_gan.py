@@ -27,7 +27,7 @@ from companion.lab.diffaugment import augment
 from companion.lab.discriminator import Discriminator, r1_penalty
 from companion.lab.runs import Run, cosine
 from companion.metrics import embed, fid, kid, network, sliced_wasserstein
-from companion.photos import CropSampler, write_png
+from companion.photos import CropSampler, write_sheet
 from companion.priors.gan import DIMS, SIDE, Generator
 
 SEED = 20240513
@@ -181,7 +181,7 @@ def train(*, fraction: float = 1.0, resume: bool = True) -> None:
             run.curve.append({"step": run.step, **measured, **told.means()})
             bar.set_postfix(measured)
             run.save(game.tensors())
-            write_sheet(run, x[:64])
+            write_sheet(run.folder / "samples.png", x[:64])
     if stop == STEPS and accelerator.is_main_process:
         ship(run, game.average)
 
@@ -252,16 +252,10 @@ class Yardstick:
         return found
 
 
-def write_sheet(run: Run, x: Tensor) -> None:
-    """Write pictures [N, 3, H, W] as one, 8 a row, into the run's folder."""
-    from torchvision.utils import make_grid
-
-    write_png(run.folder / "samples.png", make_grid(x, nrow=8))
-
-
 def ship(run: Run, net: Generator) -> None:
     """Put the averaged generator into the zoo, with its card; `unfinished` when steps are left."""
     yardstick = Yardstick("val", FINAL_SAMPLES)
+    samples = yardstick.pictures_of(net)
     floor = CropSampler("train").draw(
         FINAL_SAMPLES, size=SIDE, generator=torch.Generator().manual_seed(2)
     )
@@ -274,11 +268,11 @@ def ship(run: Run, net: Generator) -> None:
         seed=SEED,
         planned_steps=STEPS,
         unfinished=run.step < STEPS,
-        metrics=yardstick.measure(yardstick.pictures_of(net), final=True),
+        metrics=yardstick.measure(samples, final=True),
         floor=yardstick.measure(floor, final=True),  # crops of train in place of samples
         samples=FINAL_SAMPLES,
     )
-    zoo.ship("gan", net.state_dict(), card)
+    zoo.ship("gan", net.state_dict(), card, samples[:32])
 
 
 def ship_unfinished() -> None:

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from companion import zoo
 from companion.errors import WeightsError
-from companion.lab.check_prior import check_denoising, check_draws
+from companion.lab.check_prior import check_denoising, check_draws, check_larger
 from companion.lab.runs import Run, cosine
-from companion.photos import CropSampler, crops, write_png
+from companion.photos import CropSampler, crops, write_sheet
 from companion.priors import DiffusionPrior, GaussianPrior, diffusion_prior, draw
 from companion.priors.diffusion import SHIPPED
 from companion.priors.gaussian import SHIPPED as GAUSSIAN
@@ -162,13 +162,10 @@ def unfinished(run: Run) -> dict[str, Tensor] | None:
 
 def sample_sheet(network: Any, run: Run) -> None:
     """Write 16 unconditional draws into the run's folder."""
-    from torchvision.utils import make_grid
-
     prior = DiffusionPrior(network, scheduler(), autocast=True)
     x = draw(prior, torch.zeros(16, 3, SIDE, SIDE), steps=25, seeds=list(range(16)))
     network.train().requires_grad_(True)
-    grid = make_grid(prior.units.public(x).clamp(0, 1), nrow=4)
-    write_png(run.folder / f"samples-{run.step:06}.png", grid)
+    write_sheet(run.folder / f"samples-{run.step:06}.png", prior.units.public(x).clamp(0, 1))
 
 
 def ship() -> None:
@@ -180,11 +177,13 @@ def ship() -> None:
     if state is None:
         raise WeightsError(f"There is no run of the diffusion prior in {run.folder} to be shipped.")
     network.load_state_dict(state)
-    checked = check_denoising(DiffusionPrior(network, scheduler()))
-    draws = {}
+    prior = DiffusionPrior(network, scheduler())
+    checked, larger = check_denoising(prior), check_larger(prior)
+    draws: dict[str, Any] = {}
+    samples = None
     if run.step >= STEPS:
         network.to(memory_format=torch.channels_last)
-        draws = check_draws(DiffusionPrior(network, scheduler(), autocast=True))
+        draws, samples = check_draws(DiffusionPrior(network, scheduler(), autocast=True))
     card = run.card(
         architecture="UNet2DModel",
         parameters=sum(p.numel() for p in network.parameters()),
@@ -197,9 +196,10 @@ def ship() -> None:
         metrics=run.curve[-1],
         errors=list(zip(checked["levels"], checked["ours"], strict=True)),
         denoising=checked,
+        larger_pictures=larger,
         draws=draws,
     )
-    zoo.ship_pipeline(SHIPPED, DDPMPipeline(network, scheduler()), card)
+    zoo.ship_pipeline(SHIPPED, DDPMPipeline(network, scheduler()), card, samples)
 
 
 def fit_gaussian() -> None:
