@@ -15,11 +15,13 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".jxl", ".bmp", ".tif", "
 
 JPEG = (".jpg", ".jpeg")
 
+LONG = ("critics", "inversion", "exactness", "restore")  # measurements that are cut and spread
+
 TRAINED = {
     "codec": ("hyper", "elic"),
     "features": ("loss", "judge"),
     "prior": ("diffusion", "gan", "gaussian"),
-    "decoder": ("hific", "illm", "multirealism", "diffusion"),
+    "decoder": ("hific", "illm", "multirealism", "diffusion", "end-to-end"),
 }
 
 
@@ -114,7 +116,8 @@ def parser() -> argparse.ArgumentParser:
         help="what realism is judged by: inception is the standard one, from its file",
     )
     sub = command("bench", bench, "measure, and write the result into the package")
-    sub.add_argument("what", choices=("codecs", "jpeg", "inversion", "exactness", "restore"))
+    sub.add_argument("what", choices=("codecs", "jpeg", *LONG))
+    sub.add_argument("--part", default="0/1", help=f"k/n, as above; of {', '.join(LONG)}")
     return top
 
 
@@ -317,28 +320,35 @@ def reproduce(arguments: argparse.Namespace) -> int:
     if arguments.plan or scale == "full":
         print(module.plan_of(scale, out))
         return 0
-    try:
-        k, n = (int(number) for number in arguments.part.split("/"))
-    except ValueError:
-        raise CompanionError(f"A part is k/n, such as 0/4, not {arguments.part}.") from None
+    part = part_of(arguments)
     if arguments.processes > 1:
         command = [sys.executable, "-m", "companion.cli", "reproduce", "--scale", scale]
         command += ["--out", str(out), *([] if features is None else ["--features", features])]
         for stage in ("draw", "measure"):
             spread([*command, "--stage", stage], arguments.processes)
-        k, n = 0, 1  # all is done but to put it together
-    if module.reproduce(scale, out, (k, n), arguments.stage, features) is None:
+        part = (0, 1)  # all is done but to put it together
+    if module.reproduce(scale, out, part, arguments.stage, features) is None:
         print("This part is done; the results are written by whoever finds all parts done.")
     else:
         print(f"The results are in {module.result_file(scale, out, features)}.")
     return 0
 
 
+def part_of(arguments: argparse.Namespace) -> tuple[int, int]:
+    """Return what `--part k/n` says."""
+    try:
+        k, n = (int(number) for number in arguments.part.split("/"))
+    except ValueError:
+        raise CompanionError(f"A part is k/n, such as 0/4, not {arguments.part}.") from None
+    return k, n
+
+
 def bench(arguments: argparse.Namespace) -> int:
     """Run `companion bench`."""
     import importlib
 
-    importlib.import_module(f"companion.lab.bench_{arguments.what}").run()
+    module = importlib.import_module(f"companion.lab.bench_{arguments.what}")
+    module.run(part_of(arguments)) if arguments.what in LONG else module.run()
     return 0
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from companion import zoo
-from companion.lab import bench_exactness, bench_restore
+from companion.errors import CompanionError
+from companion.lab import bench_exactness, bench_inversion, bench_restore
+from companion.lab.bench_inversion import MSE, Stage, grid
 from companion.metrics import psnr
 from companion.photos import Pictures, crops
 
@@ -49,6 +51,42 @@ def test_a_picture_outside_its_cell_is_counted(few: Pictures, monkeypatch) -> No
     found = bench_exactness.once("hyper", 1, few.pictures[:8])
     assert not found["same bytes"].all()
     assert torch.equal(found["same bytes"], found["drawn inside"])
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """Make search and table of a few crops, in batches of four."""
+    monkeypatch.setenv("COMPANION_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(bench_inversion, "RESULT", tmp_path / "table.json")
+    monkeypatch.setattr(bench_inversion, "SEARCHED", tmp_path / "search.json")
+    monkeypatch.setattr(bench_inversion, "BATCH", 4)
+    steps = grid("dps", (2,), zeta=bench_inversion.ZETA)
+    search = Stage("val", 8, "loss", (MSE, *steps, *grid("ours", (2,))))
+    monkeypatch.setattr(bench_inversion, "SEARCH", search)
+    monkeypatch.setattr(bench_inversion, "TABLE", Stage("test", 8, "judge", (MSE, *steps)))
+
+
+def test_two_parts_make_the_table_of_samplers(short: None) -> None:
+    bench_inversion.run((0, 2))
+    assert not bench_inversion.SEARCHED.exists()
+    bench_inversion.run((1, 2))  # finds the search done, and its own part of the table
+    assert not bench_inversion.RESULT.exists()
+    bench_inversion.run((0, 2))
+    rows = json.loads(bench_inversion.SEARCHED.read_text())["rows"]
+    assert [(r["sampler"], r["evaluations"]) for r in rows] == [("mse", 0), ("dps", 2), ("ours", 2)]
+    assert all(r["projected"]["exact"] == 1 for r in rows)
+    assert rows[1]["projected"]["psnr"] < rows[0]["projected"]["psnr"]
+    table = json.loads(bench_inversion.RESULT.read_text())
+    assert [r["features"] for r in table["rows"]] == ["judge", "judge"]
+
+
+def test_the_table_is_not_made_with_other_settings_than_were_found(
+    short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_inversion, "ZETA", 7.0)
+    with pytest.raises(CompanionError, match="best with zeta"):
+        bench_inversion.run()
+    assert not bench_inversion.RESULT.exists()
 
 
 def test_restored_files_keep_their_coefficients() -> None:

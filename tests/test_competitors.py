@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from torch import Tensor
 
 from companion import zoo
 from companion.codecs import learned
+from companion.codecs.models import Hific
 from companion.errors import CompanionError
-from companion.lab import adversarial, conditional, diffusing, train_decoder
+from companion.lab import adversarial, bench_critics, conditional, diffusing, train_decoder
 from companion.lab.adversarial import Adversarial, critic_loss, decoder_loss
 from companion.lab.critics import CELL, CODES, PatchCritic, PatchNamer
 from companion.lab.decoders import MOST_REALISM, Decoder, conditions, decode_with, fourier
 from companion.lab.diffusing import Diffusing
-from companion.lab.train_decoder import Batches, settled
+from companion.lab.end_to_end import EndToEnd
+from companion.lab.train_codec import coded
+from companion.lab.train_decoder import Batches, settled, trainee
 from companion.photos import Pictures, crops
 
 
@@ -157,6 +161,21 @@ def test_each_trains_ships_and_says_what_the_mse_decode_scores(
         assert card["critic_weight"] > 0
 
 
+def test_critics_are_weighed_by_short_trainings(
+    small: dict[str, dict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench_critics, "RESULT", tmp_path / "critics.json")
+    monkeypatch.setattr(bench_critics, "NAMES", ("hific",))
+    monkeypatch.setattr(bench_critics, "WEIGHTS", (0.0, 5.0))
+    monkeypatch.setattr(bench_critics, "SECONDS", 1e-4)
+    bench_critics.run()
+    rows = json.loads(bench_critics.RESULT.read_text())["rows"]
+    assert [r["weight"] for r in rows] == [0.0, 5.0]
+    assert not small  # nothing is shipped
+    student = trainee("hific", 5.0)
+    assert student.facts() == {"critic_weight": 5.0}
+
+
 def test_one_step_moves_decoder_and_critic(small: dict[str, dict]) -> None:
     torch.manual_seed(0)
     from accelerate import Accelerator
@@ -167,6 +186,60 @@ def test_one_step_moves_decoder_and_critic(small: dict[str, dict]) -> None:
     student.step(Batches("val", 0, 2, 64).draw(), 1.0, Accelerator(mixed_precision="bf16"))
     assert not torch.equal(nets.decoder.last.weight, before[0])
     assert not torch.equal(nets.critic.last.weight, before[1])
+
+
+def test_end_to_end_begins_as_hyper_and_ships_a_codec(
+    small: dict[str, dict], monkeypatch: pytest.MonkeyPatch, x: Tensor
+) -> None:
+    monkeypatch.setattr(EndToEnd, "batch", 2)
+    monkeypatch.setattr(EndToEnd, "side", 64)
+    student, hyper = EndToEnd(), learned("hyper", 1)
+    student.begin()
+    with torch.no_grad():
+        bpp, _, decodes = coded(student.net.eval(), x)
+        same = coded(hyper.search, x)
+    torch.testing.assert_close(decodes, same[2], atol=1e-5, rtol=0)
+    assert bpp == pytest.approx(float(same[0]), rel=1e-4)
+    assert 0.1 < float(student.target) < 1
+    state = {k: v.clone() for k, v in student.tensors().items()}
+    train_decoder.train("end-to-end")
+    card = small["hific-1"]
+    assert card["parameters"] >= 1.5e6
+    assert 0 < card["curve"][-1]["symbols_wrong"] <= 1
+    assert card["curve"][-1]["bpp"] > 0.05
+    again = EndToEnd()
+    again.load(state, 0)
+    assert torch.equal(again.net.g_a[0].weight, hyper.search.g_a[0].weight)
+    assert torch.equal(again.target, student.target)
+
+
+def test_end_to_end_pays_for_bits_beyond_its_target(x: Tensor) -> None:
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision="bf16")
+    gradients = []
+    for target in (0.0, 9.0):
+        torch.manual_seed(0)
+        student = EndToEnd()
+        student.begin()
+        student.target = torch.tensor(target)
+        student.step((x[:2, :, :64, :64],), 0.0, accelerator)
+        gradients.append(student.net.g_a[0].weight.grad.clone())
+    assert not torch.equal(*gradients)
+
+
+def test_the_refinement_sees_no_farther_than_strips_allow() -> None:
+    from companion.codecs.strips import OVERLAP
+
+    net = Hific()
+    torch.nn.init.normal_(net.g_s[-1].last.weight, std=0.1)
+    y = torch.zeros(1, 64, 24, 2)
+    moved = y.clone()
+    moved[:, :, 0] = 1
+    with torch.no_grad():
+        apart = (net.g_s(moved) - net.g_s(y)).abs().amax((0, 1, 3))
+    assert apart[: OVERLAP // 2].max() > 0
+    assert apart[16 + OVERLAP :].max() == 0
 
 
 def test_an_unknown_competitor_is_said_in_a_sentence() -> None:

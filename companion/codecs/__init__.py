@@ -15,13 +15,16 @@ RATES = (0, 1, 2, 3, 4)
 
 @functools.cache
 def learned(family: str, rate: int) -> Learned:
-    """Return a trained codec of the zoo, loaded once: family 'hyper' or 'elic', rate 0 to 4."""
+    """Return a trained codec of the zoo, loaded once: family 'hyper' or 'elic', rate 0 to 4.
+
+    Besides, 'hific' at rate 1: a codec that was trained against a critic, for comparison (chapter 16).
+    """
     from companion import zoo
     from companion.codecs.neural import Learned
 
     name = f"{family}-{rate}"
     if name not in zoo.names():
-        codecs = [n for n in zoo.names() if n.split("-")[0] in ("hyper", "elic")]
+        codecs = [n for n in zoo.names() if n.split("-")[0] in ("hyper", "elic", "hific")]
         raise WeightsError(f"There is no codec {name!r}. The zoo has: {', '.join(codecs)}.")
     return Learned(name)
 

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from companion.errors import StreamError
 
 MAGIC = b"idm"
-VERSION = 2
-FAMILIES = ("hyper", "elic")
+VERSION = 3
+FAMILIES = ("hyper", "elic", "hific")
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 16
 FOREIGN = {

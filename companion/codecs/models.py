@@ -1,8 +1,8 @@
-"""The two networks: *Hyper* and *ELIC* at tutorial scale, as CompressAI models.
+"""The networks: *Hyper* and *ELIC* at tutorial scale, as CompressAI models, and *Hific*.
 
-Both are a transform y = g_a(x), a hyper-latent z = h_a(y), and a Gaussian model of y whose mean μ and
+All are a transform y = g_a(x), a hyper-latent z = h_a(y), and a Gaussian model of y whose mean μ and
 scale σ the decoder can compute from what it has decoded so far (chapter 2).  What differs is *how
-much* has been decoded when an element of y is modelled.  `conditionals` says it, for both, as a
+much* has been decoded when an element of y is modelled.  `conditionals` says it, for all, as a
 conversation: the network yields the mean and scale of the next batch of elements and is sent their
 decoded values ŷ.  The encoder, the decoder, the training loss and the cell are four partners in that
 one conversation, so they cannot disagree about it.
@@ -226,8 +226,48 @@ class Elic(Elic2022Official):
         return torch.cat(done, dim=1)
 
 
+class Hific(Hyper):
+    """Hyper with a decoder that is large enough to draw: for training against a critic, end to end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.g_s.append(Refinement())
+
+
+class Refinement(nn.Module):
+    """A picture [N, 3, H, W] to a better one, at a quarter of its resolution; at first to itself.
+
+    Without norms over the whole picture, and looking no farther than 64 pixels, so that it may be
+    applied in strips.
+    """
+
+    def __init__(self, width: int = 104, blocks: int = 7, fold: int = 4) -> None:
+        super().__init__()
+        self.fold = fold
+        self.first = nn.Conv2d(3 * fold**2, width, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.SiLU(),
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.SiLU(),
+                nn.Conv2d(width, width, 3, padding=1),
+            )
+            for _ in range(blocks)
+        )
+        self.last = nn.Conv2d(width, 3 * fold**2, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return pictures, not clamped."""
+        h = self.first(nn.functional.pixel_unshuffle(2 * x - 1, self.fold))
+        for block in self.blocks:
+            h = h + block(h)
+        return x + nn.functional.pixel_shuffle(self.last(nn.functional.silu(h)), self.fold)
+
+
 Network = Hyper | Elic
-ARCHITECTURES: dict[str, type[Network]] = {"hyper": Hyper, "elic": Elic}
+ARCHITECTURES: dict[str, type[Network]] = {"hyper": Hyper, "elic": Elic, "hific": Hific}
 
 
 def converse(
@@ -268,6 +308,6 @@ def load_weights(network: Network, state: dict[str, Tensor]) -> None:
         )
 
 
-def weights(network: Network) -> dict[str, Tensor]:
+def weights(network: nn.Module) -> dict[str, Tensor]:
     """Return the state dict without what is not weights."""
     return {k: v for k, v in network.state_dict().items() if not k.endswith(NOT_WEIGHTS)}

@@ -4,15 +4,16 @@
     illm     M·MSE + LPIPS-P + G·(cross-entropy to the names of the original's patches)
     multirealism  M·MSE + β·(LPIPS-P + G·(as hific)),  β ~ U(0, 5.12), the decoder told β
 
-M is ILLM's 150.  G, the weight of the critic (`CRITIC`), has yet to be chosen on val, for each by short
-trainings; until then the values are guesses and a result with them is no fair comparison.
+M is ILLM's 150.  G, the weight of the critic, is chosen on val by short trainings (`bench_critics`);
+that has not been done yet, so until then the values of `CRITIC` are guesses and a result with them is
+no fair comparison.
 LPIPS-P is taken on the *loss* features; the *judge* features are never seen.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,12 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from companion.lab.critics import CODES, PatchCritic, PatchNamer
-from companion.lab.decoders import MOST_REALISM, Decoder, Painter
+from companion.lab.decoders import MOST_REALISM, Decoder
 from companion.metrics import lpips, network
 from companion.photos import CropSampler
+
+if TYPE_CHECKING:
+    from companion.lab.train_decoder import Yardstick
 
 BATCH, SIDE = 8, 128
 PEAK = 4e-4
@@ -46,10 +50,11 @@ class Adversarial:
 
     batch, side = BATCH, SIDE
 
-    def __init__(self, name: str, seed: int) -> None:
+    def __init__(self, name: str, seed: int, critic_weight: float | None = None) -> None:
         named = name == "illm"
         critic = PatchCritic(CODES + 1 if named else 1, conditional=not named)
         self.name, self.seed = name, seed
+        self.critic_weight = CRITIC[name] if critic_weight is None else critic_weight
         self.nets = Players(Decoder(), critic, PatchNamer() if named else None)
         self.ours = torch.optim.Adam(self.nets.decoder.parameters(), lr=PEAK, betas=(0.5, 0.99))
         self.theirs = torch.optim.Adam(critic.parameters(), lr=CRITIC_PEAK, betas=(0.5, 0.99))
@@ -110,7 +115,7 @@ class Adversarial:
         perceived = lpips(x, fake, network("loss").to(x.device))
         squared = (fake - x).square().flatten(1).mean(1)
         weight = beta if self.name == "multirealism" else torch.ones_like(beta)
-        total = (FIDELITY * squared + weight * (perceived + CRITIC[self.name] * judged)).mean()
+        total = (FIDELITY * squared + weight * (perceived + self.critic_weight * judged)).mean()
         self.ours.zero_grad()
         accelerator.backward(total)
         nn.utils.clip_grad_norm_(nets.decoder.parameters(), 1.0)
@@ -121,11 +126,11 @@ class Adversarial:
             "perceived": round(perceived.mean().item(), 4),
         }
 
-    def painter(self) -> Painter:
-        """Return the decoder as it is now, for pictures on the processor."""
+    def measured(self, yardstick: Yardstick) -> dict[str, float]:
+        """Return what the yardstick says of the decoder as it is now."""
         decoder = self.nets.decoder
         device = decoder.last.weight.device
-        return lambda *given: decoder(*(t.to(device) for t in given)).cpu()
+        return yardstick.measure(lambda *given: decoder(*(t.to(device) for t in given)).cpu())
 
     def shipped(self) -> nn.Module:
         """Return what goes into the zoo."""
@@ -133,7 +138,7 @@ class Adversarial:
 
     def facts(self) -> dict[str, Any]:
         """Return what its card says beside what all say."""
-        return {"critic_weight": CRITIC[self.name]}
+        return {"critic_weight": self.critic_weight}
 
 
 def critic_loss(real: Tensor, fake: Tensor, names: Tensor | None) -> Tensor:

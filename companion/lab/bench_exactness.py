@@ -24,7 +24,7 @@ from companion.decode import default_seed
 from companion.inversion.presets import PRESETS
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.runs import runs_folder, write_result
-from companion.lab.work import Item, work
+from companion.lab.work import Item, undone, work
 from companion.metrics import embed, fid, kid, network, psnr
 from companion.photos import Pictures, crops
 from companion.priors import DiffusionPrior, diffusion_prior
@@ -144,13 +144,16 @@ def row(family: str, rate: int, real: Pictures, results: dict[str, dict[str, Ten
     return told
 
 
-def run() -> None:
-    """Do what is not done yet, and store the table with its provenance."""
+def run(part: tuple[int, int] = (0, 1)) -> None:
+    """Do a part of what is not done yet; whoever finds all done stores the table."""
     real = crops("test", CROPS, size=64, seed=1)
     mark = zoo.card("prior")["sha256"][:8]
     folder = runs_folder() / "exactness" / mark
     todo = items(real)
-    work(todo, folder)
+    work(todo, folder, part)
+    if undone(todo, folder):
+        print("This part is done; the table is written by whoever finds all parts done.")
+        return
     results = {i.name: i.result(folder) for i in todo}
     rows = []
     for family, rate in CODECS:

@@ -3,34 +3,40 @@
 One codec at one rate, crops of 64×64, and for each trial (a sampler with its steps and options) the
 pictures before and after projection: FID-P, KID-P, sliced Wasserstein, PSNR, how many lie in their
 cells, the deviation of u = y(x̂) - μ - q, which in real pictures is known, and seconds a picture.
-Choices are made on val crops with the *loss* features; the test crops are for the table.  Each trial's
-pictures are kept in the runs folder, so that what was interrupted goes on, and are measured together.
+
+First the *search*, on val crops by the *loss* features: every choice is made there.  Then the table,
+once: what was chosen, on test crops by the *judge*.  Both are items that can be cut, resumed and spread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from companion import inversion, zoo
 from companion.cell import LatentCells, to_8bit
 from companion.codecs import learned
+from companion.errors import CompanionError
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.runs import runs_folder, write_result
+from companion.lab.work import Item, undone, work
 from companion.metrics import embed, fid, kid, network, psnr, sliced_wasserstein
 from companion.photos import Pictures, crops
-from companion.priors import DiffusionPrior, diffusion_prior
+from companion.priors import diffusion_prior
 
 RESULT = CODECS_RESULT.with_name("inversion.json")
+SEARCHED = CODECS_RESULT.with_name("inversion-search.json")
 CODEC = ("hyper", 1)
 BATCH = 32
-COUNT = {"val": 256, "test": 256}
+ZETA = (
+    0.6  # step size of DPS, on val the best of those below; the paper's, until they have been tried
+)
+RATE = 0.1  # share of guidance in DSG, likewise
 
 
 @dataclass(frozen=True)
@@ -56,41 +62,89 @@ def grid(sampler: str, steps: tuple[int, ...], **options: Any) -> list[Trial]:
     return [Trial(f"{sampler} ({said})" if said else sampler, sampler, n, options) for n in steps]
 
 
-# What is tried on val, to choose the presets and to be fair to the others.
-SEARCH = [
-    *grid("dps", (250,), zeta=0.1),
-    *grid("dps", (250,), zeta=0.3),
-    *grid("dps", (250,), zeta=0.6),
-    *grid("dps", (250,), zeta=1.2),
-    *grid("dsg", (50,), rate=0.1),
-    *grid("proximal", (10, 20, 50), domain="picture"),
-    *grid("proximal", (10, 20, 50), domain="latent"),
-    *grid("proximal", (10, 20, 50), domain="cell", margin=0.25),
-    *grid("proximal", (8, 16), domain="latent", start=1.0),
-    *grid("soft", (10, 20)),
-    *grid("soft", (8, 16, 32), drawn=False),
-    *grid("soft", (8, 16, 32), drawn=False, order=2, calm=1.0),
-    *grid("ours", (4, 8, 16, 32)),
-    *grid("ours", (8, 16, 32), start=2.0),
-    *grid("ours", (4, 8), start=0.5),
-]
+@dataclass(frozen=True)
+class Stage:
+    """What is tried, on which crops, and who judges."""
+
+    split: str
+    crops: int
+    features: str
+    trials: tuple[Trial, ...]
+
+    def material(self) -> tuple[Pictures, LatentCells]:
+        """Return the originals and their cells."""
+        real, codec = crops(self.split, self.crops, size=64, seed=0), learned(*CODEC)
+        return real, codec.cells(codec.compress(real.pictures))
 
 
-def draw(trial: Trial, prior: DiffusionPrior, cells: LatentCells) -> tuple[Tensor, float, int]:
-    """Return 8-bit pictures, seconds a picture, and evaluations of the prior a picture."""
-    if trial.sampler == "mse":
-        return to_8bit(cells.decodes()), 0.0, 0
-    prior.autocast = trial.half
-    sampler: Callable[..., Any] = getattr(inversion, trial.sampler)
-    parts, seconds, evaluations = [], 0.0, 0
-    for start in tqdm(range(0, len(cells), BATCH), desc=f"{trial.name} × {trial.steps}"):
-        some = cells[slice(start, start + BATCH)]
-        seeds = list(range(start, start + len(some)))
-        x, record = sampler(prior, some, steps=trial.steps, seeds=seeds, **trial.options)
-        parts.append(to_8bit(x))
-        seconds += record.seconds
-        evaluations = record.evaluations
-    return torch.cat(parts), seconds / len(cells), evaluations
+MSE = Trial("MSE decode", "mse", 0)
+SEARCH = Stage(
+    *("val", 128, "loss"),
+    (
+        MSE,
+        *(trial for z in (0.1, 0.3, 0.6, 1.2) for trial in grid("dps", (250,), zeta=z)),
+        *(trial for r in (0.05, 0.1, 0.2) for trial in grid("dsg", (50,), rate=r)),
+        *grid("proximal", (10, 20, 50), domain="picture"),
+        *grid("proximal", (10, 20, 50), domain="latent"),
+        *grid("proximal", (10, 20, 50), domain="cell", margin=0.25),
+        *grid("proximal", (8, 16), domain="latent", start=1.0),
+        *grid("soft", (10, 20)),
+        *grid("soft", (8, 16, 32), drawn=False),
+        *grid("soft", (8, 16, 32), drawn=False, order=2, calm=1.0),
+        *grid("ours", (4, 8, 16, 32, 64)),
+        *grid("ours", (8, 16, 32), start=2.0),
+        *grid("ours", (4, 8, 16), start=0.5),
+    ),
+)
+TABLE = Stage(
+    *("test", 256, "judge"),
+    (
+        MSE,
+        *grid("dps", (100, 1000), zeta=ZETA),
+        *grid("dsg", (50,), rate=RATE),
+        *grid("proximal", (20,), domain="picture"),
+        *grid("proximal", (10, 20, 50), domain="latent"),
+        *grid("proximal", (20,), domain="cell", margin=0.25),
+        *grid("soft", (10, 20)),
+        *grid("ours", (4, 8, 16, 32, 64)),
+    ),
+)
+
+
+def items(stage: Stage) -> list[Item]:
+    """Return the list of work: a batch of crops by one trial each."""
+    return [
+        Item(
+            f"{stage.split}-{trial.key}-{start:04}",
+            partial(draw, stage, trial, start),
+            BATCH * (0.2 + trial.steps * (0.06 if trial.sampler in ("dps", "dsg") else 0.03)),
+        )
+        for trial in stage.trials
+        for start in range(0, stage.crops, BATCH)
+    ]
+
+
+def draw(stage: Stage, trial: Trial, start: int) -> dict[str, Tensor]:
+    """Return 8-bit pictures of a batch, before and after projection, and what they took."""
+    _, every = stage.material()
+    cells = every[slice(start, start + BATCH)]
+    x, seconds, evaluations = to_8bit(cells.decodes()), 0.0, 0
+    if trial.sampler != "mse":
+        prior = diffusion_prior()
+        prior.autocast = trial.half
+        sampler: Callable[..., Any] = getattr(inversion, trial.sampler)
+        seeds = list(range(start, start + len(cells)))
+        drawn, record = sampler(prior, cells, steps=trial.steps, seeds=seeds, **trial.options)
+        x, seconds, evaluations = to_8bit(drawn), record.seconds, record.evaluations
+    home, exact = cells.project(x)
+    return {
+        "drawn": x,
+        "projected": home,
+        "drawn exact": cells.contains(x),
+        "projected exact": exact,
+        "seconds": torch.full((len(x),), seconds / len(x)),
+        "evaluations": torch.full((len(x),), evaluations),
+    }
 
 
 def measure(
@@ -105,8 +159,8 @@ def measure(
         "sampler": trial.sampler,
         "steps": trial.steps,
         "options": trial.options,
-        "evaluations": int(drawn["evaluations"]),
-        "seconds": round(float(drawn["seconds"]), 4),
+        "evaluations": int(drawn["evaluations"].max()),
+        "seconds": round(float(drawn["seconds"].double().mean()), 4),
         "features": features,
     }
     for when in ("drawn", "projected"):
@@ -126,46 +180,54 @@ def measure(
     return row
 
 
-def run(split: str = "val", trials: list[Trial] | None = None, features: str = "loss") -> None:
-    """Draw what has not been drawn, measure everything, and store the table with its provenance.
+def run(part: tuple[int, int] = (0, 1)) -> None:
+    """Do a part of the search and of the table; whoever finds a stage done writes its result."""
+    for stage, path in ((SEARCH, SEARCHED), (TABLE, RESULT)):
+        codec = learned(*CODEC)
+        mark = f"{codec.fingerprint.hex()}-{zoo.card('prior')['sha256'][:8]}"
+        folder, todo = runs_folder() / "inversion" / mark, items(stage)
+        work(todo, folder, part)
+        if undone(todo, folder):
+            print(f"This part of the {stage.split} crops is done; others have yet to finish.")
+            return
+        rows = rows_of(stage, [i.result(folder) for i in todo])
+        real, cells = stage.material()
+        write_result(
+            path,
+            "companion bench inversion",
+            rows,
+            weights=(codec.name, "prior", f"features-{stage.features}"),
+            pictures=f"{len(real.pictures)} {stage.split} crops of 64×64",
+            codec=codec.name,
+            real={"u_deviation": real_deviation(cells, real)},
+        )
+        check_choices(rows)
 
-    By default on val, where everything in `SEARCH` is tried; test crops see only what was chosen there.
-    """
-    trials = [Trial("MSE decode", "mse", 0), *(SEARCH if trials is None else trials)]
-    real = crops(split, COUNT[split], size=64, seed=0)
-    codec = learned(*CODEC)
-    cells = codec.cells(codec.compress(real.pictures))
-    prior = diffusion_prior()
-    mark = f"{codec.fingerprint.hex()}-{zoo.card('prior')['sha256'][:8]}-{split}"
-    folder = runs_folder() / "inversion" / mark
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for trial in trials:
-        path = folder / f"{trial.key}.safetensors"
-        if not path.exists():
-            x, seconds, evaluations = draw(trial, prior, cells)
-            home, exact = cells.project(x)
-            kept = {
-                "drawn": x,
-                "projected": home,
-                "drawn exact": cells.contains(x),
-                "projected exact": exact,
-                "seconds": torch.tensor(seconds),
-                "evaluations": torch.tensor(evaluations),
-            }
-            save_file({k: v.contiguous() for k, v in kept.items()}, path.with_suffix(".tmp"))
-            path.with_suffix(".tmp").replace(path)
-        rows.append(measure(trial, load_file(path), cells, real, features))
+
+def check_choices(rows: Sequence[dict[str, Any]]) -> None:
+    """Refuse to go on while the table would be made with other settings than the search found best."""
+    for sampler, option, chosen in (("dps", "zeta", ZETA), ("dsg", "rate", RATE)):
+        tried = [r for r in rows if r["sampler"] == sampler and r["features"] == SEARCH.features]
+        if not tried:
+            continue
+        best = min(tried, key=lambda r: r["projected"]["fid_p"]["value"])["options"][option]
+        if best != chosen:
+            raise CompanionError(
+                f"On val {sampler} is best with {option} {best}, and the table would be made with "
+                f"{chosen}: change the constant at the top of bench_inversion, and run it again."
+            )
+
+
+def rows_of(stage: Stage, results: Sequence[dict[str, Tensor]]) -> list[dict[str, Any]]:
+    """Return the measurements of all trials, in order; print them."""
+    real, cells = stage.material()
+    each, rows = len(results) // len(stage.trials), []
+    for k, trial in enumerate(stage.trials):
+        parts = results[k * each : (k + 1) * each]
+        drawn = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+        rows.append(measure(trial, drawn, cells, real, stage.features))
         show(rows[-1])
-    write_result(
-        RESULT if split == "test" else folder / "table.json",
-        "companion bench inversion",
-        rows,
-        weights=(codec.name, "prior", f"features-{features}"),
-        pictures=f"{len(real.pictures)} {split} crops of 64×64",
-        codec=codec.name,
-        real={"u_deviation": real_deviation(cells, real)},
-    )
+    return rows
 
 
 def real_deviation(cells: LatentCells, real: Pictures) -> float:

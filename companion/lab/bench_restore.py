@@ -20,7 +20,7 @@ from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.jobs import eight
 from companion.lab.measure import measure
 from companion.lab.runs import runs_folder, write_result
-from companion.lab.work import Item, work
+from companion.lab.work import Item, undone, work
 from companion.photos import Pictures, pictures
 from companion.priors import diffusion_prior
 
@@ -85,12 +85,15 @@ def row(quality: int, real: Pictures, parts: list[dict[str, Tensor]]) -> dict[st
     return told
 
 
-def run() -> None:
-    """Do what is not done yet, and store the table with its provenance."""
+def run(part: tuple[int, int] = (0, 1)) -> None:
+    """Do a part of what is not done yet; whoever finds all done stores the table."""
     real = chosen()
     folder = runs_folder() / "restore" / zoo.card("prior")["sha256"][:8]
     todo = items(real)
-    work(todo, folder)
+    work(todo, folder, part)
+    if undone(todo, folder):
+        print("This part is done; the table is written by whoever finds all parts done.")
+        return
     rows = []
     for quality in QUALITIES:
         parts = [i.result(folder) for i in todo if i.name.startswith(f"jpeg-{quality:02}-")]

@@ -7,6 +7,7 @@ the decoded latents, and adds what it believes was lost.  At the start of its tr
 `illm`   after Muckley et al. (ICML 2023): a critic that names the content of each patch
 `multirealism` after Agustsson et al. (CVPR 2023, *Multi-Realism*): the first, with a dial β at decoding
 `diffusion` after Yang & Mandt (NeurIPS 2023, *CDC*): a conditional denoiser, in `conditional`
+`end-to-end` as the first, but encoder and decoder trained together, with bytes of its own: `end_to_end`
 
 Made small: a tenth of the widths, our photographs, minutes for days; what is kept of each is what its
 paper says makes it work.
@@ -29,7 +30,7 @@ from companion.codecs.models import converse, grid_of, straight_through_round
 from companion.codecs.neural import Learned
 from companion.errors import WeightsError
 
-NAMES = ("hific", "illm", "multirealism", "diffusion")
+NAMES = ("hific", "illm", "multirealism", "diffusion", "end-to-end")
 # (MSE decode, ŷ, rate [N], β [N]) -> pictures [N, 3, H, W]
 Painter = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 WIDTH = 96

@@ -6,7 +6,7 @@ own hours come on top of the cap, and its card says that it was so.  Kept is the
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from companion.lab.decoders import Painter
 from companion.lab.train_prior import DECAY, scheduler, v_loss
 from companion.priors import diffusion_prior
 from companion.priors.diffusion import SHIPPED
+
+if TYPE_CHECKING:
+    from companion.lab.train_decoder import Yardstick
 
 BATCH, SIDE = 16, 64  # as the prior
 PEAK = 3e-4
@@ -102,6 +105,10 @@ class Diffusing:
             return draw_given(made, *given, seeds=range(len(mse)), steps=QUICK).cpu()
 
         return paint
+
+    def measured(self, yardstick: Yardstick) -> dict[str, float]:
+        """Return what the yardstick says of the decoder as it is now."""
+        return yardstick.measure(self.painter())
 
     def facts(self) -> dict[str, Any]:
         """Return what its card says beside what all say."""

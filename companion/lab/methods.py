@@ -26,11 +26,12 @@ from companion.decode import decode, default_seed
 from companion.inversion import dps, soft
 from companion.inversion.presets import PRESETS
 from companion.lab.bench_codecs import QUALITIES
+from companion.lab.bench_inversion import ZETA
 from companion.priors.tiles import TiledPrior
 
 # (rate, streams, seeds or None: the bytes decide) -> 8-bit pictures [N, 3, H, W]
 Decoder = Callable[[int, list[bytes], list[int] | None], Tensor]
-LEARNED = ("hyper", "elic")
+LEARNED = ("hyper", "elic", "hific")
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def of_conditional(rate: int, streams: list[bytes], seeds: list[int] | None) -> 
 
 def baselines(rates: tuple[int, ...] = RATES, qualities: int = 7) -> list[Method]:
     """Return the codecs' own decodes."""
-    own = [Method(c, c, rates, None, 0.4) for c in LEARNED]
+    own = [Method(c, c, rates, None, 0.4) for c in ("hyper", "elic")]
     return own + [Method(n, n, q[:qualities], None, 0.05) for n, q in QUALITIES.items()]
 
 
@@ -171,6 +172,7 @@ def competitors(rates: tuple[int, ...] = RATES) -> list[Method]:
     """Return the trained decoders on Hyper's bytes, Multi-Realism's at four settings of its dial."""
     from companion.lab.conditional import STEPS
     from companion.lab.decoders import MOST_REALISM
+    from companion.lab.end_to_end import RATE as END_TO_END
 
     def one_pass(name: str, beta: float, rates: tuple[int, ...], called: str) -> Method:
         decoder = partial(of_competitor, name=name, beta=beta)
@@ -184,6 +186,7 @@ def competitors(rates: tuple[int, ...] = RATES) -> list[Method]:
         one_pass("multirealism", beta, rates[1:2], f"multirealism-{beta:g}")
         for beta in (0.0, 0.64, 1.28)
     ]
+    found.append(Method("hific-end-to-end", "hific", (END_TO_END,), None, 2.0))  # bytes of its own
     found.append(
         Method(
             "diffusion",
@@ -202,7 +205,7 @@ def competitors(rates: tuple[int, ...] = RATES) -> list[Method]:
 
 def slow(rates: tuple[int, ...], most: int, steps: int = 100) -> Method:
     """Return the paper's own sampler, DPS, which takes minutes a picture."""
-    sampler = partial(dps, steps=steps)
+    sampler = partial(dps, steps=steps, zeta=ZETA)
     return Method(
         f"dps-{steps}",
         "hyper",
@@ -213,7 +216,7 @@ def slow(rates: tuple[int, ...], most: int, steps: int = 100) -> Method:
         needs=("prior",),
         random=True,
         evaluations=steps,
-        recipe=f"dps {steps}",
+        recipe=f"dps {steps} ζ {ZETA}",
     )
 
 

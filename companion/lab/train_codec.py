@@ -44,8 +44,8 @@ TAIL = (
 )
 
 
-def rate_and_distortion(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (bits per pixel, MSE) of a batch in [0, 1], differentiable through both surrogates."""
+def coded(network: Network, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (bits per pixel, ŷ, x̂) of a batch in [0, 1], differentiable through both surrogates."""
     y = network.g_a(x).float()
     z = network.hyper_analysis(y).float()
     _, z_likelihood = network.bottleneck(z)
@@ -65,9 +65,8 @@ def rate_and_distortion(network: Network, x: Tensor) -> tuple[Tensor, Tensor]:
         return (straight_through_round(part - mean) + mean) * c.mask
 
     y_hat = converse(network, z_hat, grid_of(y), answer)
-    x_hat = network.g_s(y_hat).float()
     pixels = x.shape[0] * x.shape[2] * x.shape[3]
-    return bits / pixels, nn.functional.mse_loss(x_hat, x)
+    return bits / pixels, y_hat, network.g_s(y_hat).float()
 
 
 def gaussian_likelihood(deviation: Tensor, scale: Tensor) -> Tensor:
@@ -90,7 +89,8 @@ class Lagrangian(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return (loss, bits per pixel, MSE)."""
-        bpp, mse = rate_and_distortion(self.network, x)
+        bpp, _, x_hat = coded(self.network, x)
+        mse = nn.functional.mse_loss(x_hat, x)
         return bpp + self.lmbda * 255**2 * mse, bpp, mse
 
 
@@ -99,7 +99,8 @@ def validate(network: Network, x: Tensor, lmbda: float) -> dict[str, float]:
     """Return bpp, PSNR of the pooled MSE, and loss on a batch, with true rounding, in float32."""
     network.eval()
     network.bottleneck._update_quantiles()
-    bpp, mse = rate_and_distortion(network, x)
+    bpp, _, x_hat = coded(network, x)
+    mse = nn.functional.mse_loss(x_hat, x)
     network.train()
     loss = bpp + lmbda * 255**2 * mse
     return {

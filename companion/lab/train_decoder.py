@@ -1,6 +1,7 @@
-"""Train the competitors: `companion train decoder hific` (or `illm`, `multirealism`, `diffusion`).
+"""Train the competitors: `companion train decoder NAME`, the names as in `companion.lab.decoders`.
 
 All see the same: crops of the train photos through Hyper's frozen encoders, a rate at random each.
+(`end-to-end` alone has an encoder of its own.)
 All have the same cap of wall-clock time on the same device, and stop before it when, over the last
 fifth of their steps, KID-P on val has improved by less than two in a hundred.  What differs is in
 `adversarial` (a critic) and `diffusing` (no critic: the prior's own loss, given the bitstream).
@@ -22,17 +23,20 @@ from tqdm import tqdm
 from companion import zoo
 from companion.cell import to_8bit
 from companion.codecs import RATES, learned
+from companion.codecs.models import weights
 from companion.errors import CompanionError
 from companion.lab.adversarial import Adversarial
 from companion.lab.decoders import MOST_REALISM, NAMES, Decoder, Painter, conditions
 from companion.lab.diagnose import symbols_wrong
 from companion.lab.diffusing import Diffusing
+from companion.lab.end_to_end import RATE as END_TO_END
+from companion.lab.end_to_end import EndToEnd
 from companion.lab.runs import Run, cosine
 from companion.metrics import embed, kid, network, patches, psnr
 from companion.photos import CropSampler, pictures
 
 SEED = 20230612
-CAP = 7_200.0  # seconds of training, measurements not counted
+CAP = 5_400.0  # seconds of training, measurements not counted
 STEPS = 40_000  # at most: the schedule's length
 EVERY = 500
 HELD_OUT_RATES = (1, 3)
@@ -65,8 +69,8 @@ class Trainee(Protocol):
         """Learn from one batch at this share of the peak learning rate; return what to record."""
         ...
 
-    def painter(self) -> Painter:
-        """Return the decoder as it is now."""
+    def measured(self, yardstick: Yardstick) -> dict[str, float]:
+        """Return what the yardstick says of the decoder as it is now."""
         ...
 
     def shipped(self) -> nn.Module:
@@ -78,11 +82,13 @@ class Trainee(Protocol):
         ...
 
 
-def trainee(name: str) -> Trainee:
-    """Return a fresh competitor."""
+def trainee(name: str, critic: float | None = None) -> Trainee:
+    """Return a fresh competitor; `critic` is the weight of its critic, if not the usual."""
     if name not in NAMES:
         raise CompanionError(f"There is no decoder {name!r}: it is {' or '.join(NAMES)}.")
-    return Diffusing(SEED) if name == "diffusion" else Adversarial(name, SEED)
+    if name == "end-to-end":
+        return EndToEnd()
+    return Diffusing(SEED) if name == "diffusion" else Adversarial(name, SEED, critic)
 
 
 class Batches:
@@ -103,15 +109,19 @@ class Batches:
         return x, mse, y_hat, torch.full((self.batch,), rate), beta
 
 
-def train(name: str, *, fraction: float = 1.0, resume: bool = True) -> None:
-    """Train a competitor; put it into the zoo when its time is over.
+def train(
+    name: str, *, fraction: float = 1.0, resume: bool = True, critic: float | None = None
+) -> list[dict[str, float]]:
+    """Train a competitor; put it into the zoo when its time is over. Return its learning curve.
 
-    A `fraction` below 1 stops after that share of the time and leaves the zoo alone.
+    A `fraction` below 1 stops after that share of the time and leaves the zoo alone.  `critic` is
+    the weight of its critic, if not the usual one.
     """
     from accelerate import Accelerator
 
     torch.manual_seed(SEED)
-    student, run = trainee(name), Run(f"decoder-{name}")
+    suffix = "" if critic is None else f"-{critic:g}"
+    student, run = trainee(name, critic), Run(f"decoder-{name}{suffix}")
     state = run.restore() if resume else None
     if state is not None:
         student.load(state, run.step)
@@ -134,12 +144,13 @@ def train(name: str, *, fraction: float = 1.0, resume: bool = True) -> None:
         spent += time.monotonic() - clock
         bar.update(round(spent) - bar.n)
         if run.step % EVERY == 0 or spent >= stop:
-            measured = {**yardstick.measure(student.painter()), **told}
+            measured = {**student.measured(yardstick), **told}
             run.curve.append({"step": run.step, "seconds": round(spent, 1), **measured})
             bar.set_postfix(measured)
             run.save(student.tensors(), seconds=spent)  # the cap is of training alone
     if fraction >= 1 and accelerator.is_main_process:
         ship(name, run, student, yardstick)
+    return run.curve
 
 
 class Yardstick:
@@ -160,22 +171,23 @@ class Yardstick:
 
         Averages over two rates, at full realism.
         """
-        kids, dbs, wrong = [], [], []
-        self.net.cpu()  # training may have moved it
+        found = []
         for rate, (mse, y_hat) in self.conditions.items():
             parts = [
                 paint(m, y, torch.full((len(m),), rate), torch.full((len(m),), MOST_REALISM))
                 for m, y in zip(mse.split(4), y_hat.split(4), strict=True)
             ]
             x = to_8bit(torch.cat(parts))
-            kids.append(float(kid(self.real, embed(self.net, patches(x, self.photo)))))
-            dbs.append(float(psnr(self.x, x).mean()))
-            wrong.append(float(symbols_wrong(self.codecs[rate], self.targets[rate], x).mean()))
-        means = [sum(values) / len(values) for values in (kids, dbs, wrong)]
+            wrong = float(symbols_wrong(self.codecs[rate], self.targets[rate], x).mean())
+            found.append({**self.figures(x), "symbols_wrong": round(wrong, 6)})
+        return {name: round(sum(f[name] for f in found) / len(found), 6) for name in found[0]}
+
+    def figures(self, x: Tensor) -> dict[str, float]:
+        """Return KID-P and PSNR of 8-bit decodes of the pictures."""
+        self.net.cpu()  # training may have moved it
         return {
-            "kid_p": round(means[0], 5),
-            "psnr": round(means[1], 3),
-            "symbols_wrong": round(means[2], 6),
+            "kid_p": round(float(kid(self.real, embed(self.net, patches(x, self.photo)))), 5),
+            "psnr": round(float(psnr(self.x, x).mean()), 3),
         }
 
 
@@ -190,7 +202,9 @@ def settled(curve: list[dict[str, float]]) -> bool:
 
 def ship(name: str, run: Run, student: Trainee, yardstick: Yardstick) -> None:
     """Put a competitor into the zoo, with its card."""
-    module = student.shipped()
+    module, target = student.shipped(), f"decoder-{name}"
+    if name == "end-to-end":
+        target = f"hific-{END_TO_END}"  # a codec, which `learned` opens
     card = run.card(
         architecture=type(module).__name__,
         parameters=sum(p.numel() for p in module.parameters()),
@@ -199,8 +213,8 @@ def ship(name: str, run: Run, student: Trainee, yardstick: Yardstick) -> None:
         licence="BSD-3-Clause",
         seed=SEED,
         cap_seconds=CAP,
-        metrics=yardstick.measure(student.painter()),
+        metrics=student.measured(yardstick),
         beside={"mse_decode": yardstick.measure(Decoder())},  # fresh: it adds nothing
         **student.facts(),
     )
-    zoo.ship(f"decoder-{name}", module.state_dict(), card)
+    zoo.ship(target, weights(module), card)
