@@ -205,6 +205,7 @@ def test_end_to_end_begins_as_hyper_and_ships_a_codec(
     train_decoder.train("end-to-end")
     card = small["hific-1"]
     assert card["parameters"] >= 1.5e6
+    assert card["data"] == "photos/train"
     assert 0 < card["curve"][-1]["symbols_wrong"] <= 1
     assert card["curve"][-1]["bpp"] > 0.05
     again = EndToEnd()

@@ -141,4 +141,8 @@ class EndToEnd:
 
     def facts(self) -> dict[str, Any]:
         """Return what its card says beside what all say."""
-        return {"critic_weight": CRITIC["hific"], "target_bpp": round(float(self.target), 4)}
+        return {
+            "data": "photos/train",
+            "critic_weight": CRITIC["hific"],
+            "target_bpp": round(float(self.target), 4),
+        }

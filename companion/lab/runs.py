@@ -57,6 +57,14 @@ def clocks() -> tuple[float, float]:
     return time.monotonic(), time.process_time()
 
 
+def since(earlier: tuple[float, float]) -> float:
+    """Return the seconds since then in which this process was at work.
+
+    One that was stopped for a while, or had no processor, was not.
+    """
+    return min(late - early for late, early in zip(clocks(), earlier, strict=True))
+
+
 @dataclass
 class Run:
     """One training: its name, how far it is, and its learning curve."""
@@ -89,10 +97,8 @@ class Run:
         """
         from safetensors.torch import save_file
 
-        now = clocks()
-        # A process that was stopped for a while, or had no processor, was not training.
-        spent = min(late - early for late, early in zip(now, self._since, strict=True))
-        self.seconds, self._since = self.seconds + spent if seconds is None else seconds, now
+        self.seconds = self.seconds + since(self._since) if seconds is None else seconds
+        self._since = clocks()
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
         save_file(kept, self.folder / "state.tmp")

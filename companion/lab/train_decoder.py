@@ -13,7 +13,6 @@ a decode is compressed again.  By Theorem 1 that share falls as a decoder nears 
 from __future__ import annotations
 
 import math
-import time
 from typing import Any, Protocol
 
 import torch
@@ -31,7 +30,7 @@ from companion.lab.diagnose import symbols_wrong
 from companion.lab.diffusing import Diffusing
 from companion.lab.end_to_end import RATE as END_TO_END
 from companion.lab.end_to_end import EndToEnd
-from companion.lab.runs import Run, cosine
+from companion.lab.runs import Run, clocks, cosine, since
 from companion.metrics import embed, kid, network, patches, psnr
 from companion.photos import CropSampler, pictures
 
@@ -134,14 +133,14 @@ def train(
     spent, first_step, stop = run.seconds, run.step, CAP * min(1.0, fraction)
     bar = tqdm(total=round(stop), initial=round(spent), desc=run.name, unit="s", mininterval=5)
     while spent < stop and not settled(run.curve):
-        clock = time.monotonic()
+        clock = clocks()
         share = max(run.step / STEPS, spent / CAP)  # whichever end comes first
         warm = min(1.0, (run.step - first_step + 1) / 200)
         rate = warm * cosine(round(share * 10_000), 10_000, 1.0, warmup=0)
         drawn = tuple(t.to(accelerator.device) for t in batches.draw())
         told = student.step(drawn, rate, accelerator)
         run.step += 1
-        spent += time.monotonic() - clock
+        spent += since(clock)
         bar.update(round(spent) - bar.n)
         if run.step % EVERY == 0 or spent >= stop:
             measured = {**student.measured(yardstick), **told}
@@ -205,16 +204,16 @@ def ship(name: str, run: Run, student: Trainee, yardstick: Yardstick) -> None:
     module, target = student.shipped(), f"decoder-{name}"
     if name == "end-to-end":
         target = f"hific-{END_TO_END}"  # a codec, which `learned` opens
-    card = run.card(
-        architecture=type(module).__name__,
-        parameters=sum(p.numel() for p in module.parameters()),
-        command=f"companion train decoder {name}",
-        data="photos/train through hyper-0 to hyper-4",
-        licence="BSD-3-Clause",
-        seed=SEED,
-        cap_seconds=CAP,
-        metrics=student.measured(yardstick),
-        beside={"mse_decode": yardstick.measure(Decoder())},  # fresh: it adds nothing
-        **student.facts(),
-    )
+    told: dict[str, Any] = {
+        "architecture": type(module).__name__,
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "command": f"companion train decoder {name}",
+        "data": "photos/train through hyper-0 to hyper-4",
+        "licence": "BSD-3-Clause",
+        "seed": SEED,
+        "cap_seconds": CAP,
+        "metrics": student.measured(yardstick),
+        "beside": {"mse_decode": yardstick.measure(Decoder())},  # fresh: it adds nothing
+    }
+    card = run.card(**told | student.facts())
     zoo.ship(target, weights(module), card)
