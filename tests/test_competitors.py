@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from companion import zoo
-from companion.codecs import learned
+from companion.codecs import RATES, learned
 from companion.codecs.models import Hific
 from companion.errors import CompanionError
 from companion.lab import adversarial, bench_critics, conditional, diffusing, train_decoder
-from companion.lab.adversarial import Adversarial, critic_loss, decoder_loss
+from companion.lab.adversarial import Adversarial, critic_loss, decoder_loss, shown, weight_at
 from companion.lab.critics import CELL, CODES, PatchCritic, PatchNamer
 from companion.lab.decoders import MOST_REALISM, Decoder, conditions, decode_with, fourier
 from companion.lab.diffusing import Diffusing
 from companion.lab.end_to_end import EndToEnd
 from companion.lab.train_codec import coded
-from companion.lab.train_decoder import Batches, settled, trainee
+from companion.lab.train_decoder import Batches, Moment, settled, trainee
 from companion.photos import Pictures, crops
 
 
@@ -67,10 +67,11 @@ def test_the_dial_and_the_rate_are_heard() -> None:
 
 
 def test_every_beta_has_its_own_features() -> None:
-    betas = torch.linspace(0, 2 * MOST_REALISM, 200)[:-1]
+    betas = torch.linspace(0, 2 * MOST_REALISM, 200)
     features = fourier(betas)
     apart = torch.cdist(features, features) + 9 * torch.eye(len(betas))
     assert apart.min() > 0.1
+    assert apart[0, -1] > 1  # the two ends of the dial
 
 
 @pytest.mark.parametrize("outputs", [1, CODES + 1])
@@ -126,15 +127,13 @@ def small(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Callable[[], Any]
 ) -> dict[str, dict]:
     """Make the training small, with a runs folder of its own; return the cards that it ships."""
-    monkeypatch.setattr(train_decoder, "EVERY", 3)
     monkeypatch.setattr(train_decoder, "CAP", 1e-3)
     monkeypatch.setattr(adversarial, "NAMER_STEPS", 2)
     monkeypatch.setattr(conditional, "unet", tiny)
     monkeypatch.setattr(diffusing, "SHIPPED", "no prior")
     monkeypatch.setattr(diffusing, "QUICK", 2)
-    for kind in (Adversarial, Diffusing):
-        monkeypatch.setattr(kind, "batch", 2)
-        monkeypatch.setattr(kind, "side", 64)
+    for kind in (Adversarial, Diffusing, EndToEnd):
+        monkeypatch.setattr(kind, "shapes", ((2, 64),))
     held_out = crops("val", 16, size=64, seed=0)
     few = Pictures(held_out.pictures, held_out.photo, ())
     monkeypatch.setattr(train_decoder, "pictures", lambda *a, **k: few)
@@ -153,6 +152,8 @@ def test_each_trains_ships_and_says_what_the_mse_decode_scores(
     assert card["steps"] >= 1
     assert 0 < card["curve"][-1]["symbols_wrong"] <= 1
     assert card["beside"]["mse_decode"]["psnr"] > 15
+    assert [gap["rate"] for gap in card["mse_decode_minus_it"]] == list(RATES)
+    assert not card["a_competitor"]  # after one step
     if name == "diffusion":
         assert card["begun_from"] == "random weights"
     else:
@@ -165,12 +166,12 @@ def test_critics_are_weighed_by_short_trainings(
     small: dict[str, dict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(bench_critics, "RESULT", tmp_path / "critics.json")
-    monkeypatch.setattr(bench_critics, "NAMES", ("hific",))
-    monkeypatch.setattr(bench_critics, "WEIGHTS", (0.0, 5.0))
+    monkeypatch.setattr(bench_critics, "WEIGHTS", {"hific": (0.0, 5.0)})
     monkeypatch.setattr(bench_critics, "SECONDS", 1e-4)
     bench_critics.run()
     rows = json.loads(bench_critics.RESULT.read_text())["rows"]
     assert [r["weight"] for r in rows] == [0.0, 5.0]
+    assert all(0 <= r["ranks"] <= 2 for r in rows)
     assert not small  # nothing is shipped
     student = trainee("hific", 5.0)
     assert student.facts() == {"critic_weight": 5.0}
@@ -183,16 +184,48 @@ def test_one_step_moves_decoder_and_critic(small: dict[str, dict]) -> None:
     student = Adversarial("hific", 0)
     nets = student.nets
     before = [nets.decoder.last.weight.clone(), nets.critic.last.weight.clone()]
-    student.step(Batches("val", 0, 2, 64).draw(), 1.0, Accelerator(mixed_precision="bf16"))
+    batches = Batches("val", 0, ((2, 64),))
+    student.step(batches.draw(), Moment(0.5, 1.0), Accelerator(mixed_precision="bf16"))
     assert not torch.equal(nets.decoder.last.weight, before[0])
     assert not torch.equal(nets.critic.last.weight, before[1])
+    assert not torch.equal(nets.average.last.weight, before[0])
+
+
+def test_the_critic_counts_only_when_it_has_learned() -> None:
+    weights = [weight_at(Moment(share, 1.0)) for share in (0.0, 0.1, 0.15, 0.2, 1.0)]
+    assert weights == pytest.approx([0, 0, 0.5, 1, 1])
+
+
+def test_batches_take_their_shapes_in_turn() -> None:
+    batches = Batches("val", 0, ((2, 64), (1, 128)))
+    sizes = [batches.draw(told=False)[0].shape for _ in range(3)]
+    assert [(s[0], s[-1]) for s in sizes] == [(2, 64), (1, 128), (2, 64)]
+
+
+def test_what_has_settled_goes_to_the_end_of_its_schedule(
+    small: dict[str, dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is measured is as good as before: only the tail is left to be done."""
+    monkeypatch.setattr(train_decoder, "SELDOM", 0.0)
+    monkeypatch.setattr(train_decoder, "POINTS", 1_000)
+    monkeypatch.setattr(train_decoder.Yardstick, "measure", lambda *a: {"kid_p": 0.2})
+    curve = train_decoder.train("hific", cap=1e6, fraction=0.8)
+    assert 12 <= len(curve) <= 14
+    assert curve[-1]["skipped"] > 0.8e6
+
+
+def test_pictures_are_shown_clamped_and_learned_from_unclamped() -> None:
+    x = torch.tensor([-0.5, 0.5, 1.5], requires_grad=True)
+    seen = shown(x)
+    assert seen.tolist() == [0, 0.5, 1]
+    seen.sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [1, 1, 1]
 
 
 def test_end_to_end_begins_as_hyper_and_ships_a_codec(
     small: dict[str, dict], monkeypatch: pytest.MonkeyPatch, x: Tensor
 ) -> None:
-    monkeypatch.setattr(EndToEnd, "batch", 2)
-    monkeypatch.setattr(EndToEnd, "side", 64)
     student, hyper = EndToEnd(), learned("hyper", 1)
     student.begin()
     with torch.no_grad():
@@ -224,7 +257,7 @@ def test_end_to_end_pays_for_bits_beyond_its_target(x: Tensor) -> None:
         student = EndToEnd()
         student.begin()
         student.target = torch.tensor(target)
-        student.step((x[:2, :, :64, :64],), 0.0, accelerator)
+        student.step((x[:2, :, :64, :64],), Moment(0.0, 0.0), accelerator)
         gradients.append(student.net.g_a[0].weight.grad.clone())
     assert not torch.equal(*gradients)
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from companion.cell import to_8bit
 from companion.codecs import learned
+from companion.errors import WeightsError
 from companion.lab import conditional, diffusing, train_prior
 from companion.lab.conditional import ConditionalUNet, Told, decode_conditional, draw_given
 from companion.lab.decoders import conditions
 from companion.lab.diffusing import Diffusing
-from companion.lab.train_decoder import Batches
+from companion.lab.train_decoder import Batches, Moment
 from companion.photos import crops
 
 
@@ -75,11 +76,11 @@ def test_training_lowers_its_loss_and_measuring_does_not_stop_it(
     monkeypatch.setattr(diffusing, "QUICK", 2)
     student = Diffusing(seed=0)
     student.begin()
-    batch, accelerator = Batches("val", 0, 4, 64).draw(), Accelerator(mixed_precision="bf16")
-    losses = [student.step(batch, 1.0, accelerator)["loss"] for _ in range(12)]
+    batch, accelerator = Batches("val", 0, ((4, 64),)).draw(), Accelerator(mixed_precision="bf16")
+    losses = [student.step(batch, Moment(0.5, 1.0), accelerator)["loss"] for _ in range(12)]
     painted = student.painter()(*batch[1:])
     assert painted.shape == batch[0].shape
-    losses += [student.step(batch, 1.0, accelerator)["loss"] for _ in range(12)]
+    losses += [student.step(batch, Moment(0.5, 1.0), accelerator)["loss"] for _ in range(12)]
     assert sum(losses[-6:]) < 0.9 * sum(losses[:6])
     assert sum(losses[-6:]) < sum(losses[6:12])
 
@@ -89,9 +90,9 @@ def test_a_resumed_training_has_the_averaged_weights(small) -> None:
 
     student, again = Diffusing(seed=0), Diffusing(seed=1)
     student.begin()
-    batch = Batches("val", 0, 2, 64).draw()
+    batch = Batches("val", 0, ((2, 64),)).draw()
     for _ in range(3):
-        student.step(batch, 1.0, Accelerator(mixed_precision="bf16"))
+        student.step(batch, Moment(0.5, 1.0), Accelerator(mixed_precision="bf16"))
     again.load(student.tensors(), 3)
     for a, b in zip(again.net.parameters(), student.shipped().parameters(), strict=True):
         assert torch.equal(a, b)
@@ -109,7 +110,11 @@ def test_training_begins_from_the_prior_and_says_so(small, monkeypatch: pytest.M
     prior = small().eval()
     monkeypatch.setattr(diffusing, "SHIPPED", "prior")
     monkeypatch.setattr(diffusing.zoo, "names", lambda: ["prior"])
-    monkeypatch.setattr(diffusing.zoo, "card", lambda name: {"steps": 700})
+    card = {"steps": 700, "planned_steps": 800}
+    monkeypatch.setattr(diffusing.zoo, "card", lambda name: card)
+    with pytest.raises(WeightsError, match="not finished"):
+        fresh.begin()
+    card["planned_steps"] = 700
     monkeypatch.setattr(diffusing, "diffusion_prior", lambda: SimpleNamespace(unet=prior))
     student = Diffusing(seed=0)
     student.begin()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from companion.lab.methods import Method, gaussian_draws
 from companion.lab.reproduce import drawing, reproduce
 from companion.lab.rows import rows
 from companion.lab.scales import SCALES, Scale, material, photos, spread_order
-from companion.lab.tables import ablation_differences, deltas, differences
+from companion.lab.tables import ablation_differences, deltas, differences, own_bytes
 from companion.lab.work import undone
-from companion.metrics import network
+from companion.metrics import mean, network, stored
 from companion.metrics.realism import STANDARD
 from companion.photos import crops
 
@@ -119,7 +120,7 @@ def check_content(result: dict[str, Any]) -> None:
     hyper = next(r for r in result["rows"] if (r["method"], r["rate"]) == ("hyper", 1))
     assert hyper["projected_exact"] == 1
     assert 0 < hyper["symbols_wrong"]["value"] < 0.5
-    assert len(hyper["fixed"]["bytes"]) == 4
+    assert len(hyper["fixed"]["bytes"]) == len(set(hyper["fixed"]["crc32"])) == 4
     assert sum(d["pictures"] for d in hyper["domains"].values()) == 4
     ours = next(r for r in result["posterior"] if r["method"] == "ours-gaussian")
     assert ours["projected"]["exact"] == 1
@@ -132,6 +133,27 @@ def check_content(result: dict[str, Any]) -> None:
     assert dial["points"][0]["psnr"]["value"] == hyper["drawn"]["psnr"]["value"]
     assert {r["method"] for r in result["generations"]} == {"hyper", "jpeg", "ours-gaussian"}
     assert {r["method"] for r in result["against_mse"]} == {"ours-gaussian"}
+    assert result["own_bytes"] == []  # no codec here was trained end to end
+    moved = next(r for r in result["projection"] if (r["method"], r["rate"]) == ("hyper", 1))
+    gap = hyper["projected"]["psnr"]["value"] - hyper["drawn"]["psnr"]["value"]
+    assert moved["psnr"]["value"] == pytest.approx(gap, abs=1e-4)
+
+
+def test_a_codec_of_its_own_bytes_is_compared_at_like_rates() -> None:
+    some = stored(mean("PSNR", torch.tensor([20.0, 22.0, 27.0]), [0, 1, 2], resampling=None))
+    more = stored(mean("PSNR", torch.tensor([21.0, 24.0, 28.0]), [0, 1, 2], resampling=None))
+    rows = [
+        {"method": m, "codec": c, "rate": r, "bpp": b, "drawn": {"psnr": p}}
+        for m, c, r, b, p in (
+            ("hyper", "hyper", 0, 0.1, some),
+            ("hyper", "hyper", 1, 0.2, some),
+            ("elic", "elic", 1, 0.2, some),
+            ("hific-end-to-end", "hific", 1, 0.21, more),
+        )
+    ]
+    (row,) = own_bytes(rows)
+    assert (row["minus"], row["bpp"], row["its_bpp"]) == ("hyper", 0.21, 0.2)
+    assert row["psnr"]["value"] == pytest.approx(4 / 3)
 
 
 def test_other_weights_or_settings_have_other_files(
@@ -154,6 +176,7 @@ def test_a_row_says_what_the_bytes_say(x: Tensor) -> None:
     streams = codec.compress(x)
     result = round_trip(Method("hyper", "hyper", (1,), None, 1.0), 1, x)
     assert result["bytes"].tolist() == [len(s) for s in streams]
+    assert result["crc32"].tolist() == [zlib.crc32(s) for s in streams]
     decodes = codec.decompress(streams)
     assert (result["drawn"].float() / 255 - decodes).abs().max() <= 0.51 / 255
     home = result["projected"].float() / 255

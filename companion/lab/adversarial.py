@@ -4,14 +4,16 @@
     illm     M·MSE + LPIPS-P + G·(cross-entropy to the names of the original's patches)
     multirealism  M·MSE + β·(LPIPS-P + G·(as hific)),  β ~ U(0, 5.12), the decoder told β
 
-M is ILLM's 150.  G, the weight of the critic, is chosen on val by short trainings (`bench_critics`);
-that has not been done yet, so until then the values of `CRITIC` are guesses and a result with them is
-no fair comparison.
-LPIPS-P is taken on the *loss* features; the *judge* features are never seen.
+M is ILLM's 150, which is also HiFiC's.  G, the weight of the critic, is chosen on val by short trainings
+(`bench_critics`); that has not been done yet, so until then the values of `CRITIC` are guesses and a
+result with them is no fair comparison.  The critic learns alone at first, and then counts more and more.
+LPIPS-P is taken on the *loss* features; the *judge* features are never seen.  Shipped is the running
+average of the decoder's weights.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +22,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from companion.lab.averaging import average
 from companion.lab.critics import CODES, PatchCritic, PatchNamer
-from companion.lab.decoders import MOST_REALISM, Decoder
+from companion.lab.decoders import MOST_REALISM, Decoder, Painter
 from companion.metrics import lpips, network
 from companion.photos import CropSampler
 
 if TYPE_CHECKING:
-    from companion.lab.train_decoder import Yardstick
+    from companion.lab.train_decoder import Moment, Yardstick
 
-BATCH, SIDE = 8, 128
-PEAK = 4e-4
-CRITIC_PEAK = 4e-4
+SHAPES: tuple[tuple[int, int], ...] = (
+    (8, 128),
+    (2, 256),
+)  # batches of pictures and their side, in turn
+PEAK = 2e-4
+ALONE, FULL = 0.1, 0.2  # of the training: until when the critic learns alone, when it counts fully
 FIDELITY = 150.0  # M
-CRITIC = {"hific": 0.02, "illm": 0.02, "multirealism": 0.02}  # G
+CRITIC = {"hific": 0.15, "illm": 0.03, "multirealism": 0.15}  # G
 NAMER_STEPS = 2_000
 
 
@@ -41,6 +47,7 @@ class Players:
     """The decoder, its critic, and for ILLM the namer of patches."""
 
     decoder: Decoder
+    average: Decoder
     critic: PatchCritic
     namer: PatchNamer | None
 
@@ -48,16 +55,19 @@ class Players:
 class Adversarial:
     """One such training; a `Trainee`."""
 
-    batch, side = BATCH, SIDE
+    shapes = SHAPES
+    told = True
 
     def __init__(self, name: str, seed: int, critic_weight: float | None = None) -> None:
         named = name == "illm"
         critic = PatchCritic(CODES + 1 if named else 1, conditional=not named)
         self.name, self.seed = name, seed
         self.critic_weight = CRITIC[name] if critic_weight is None else critic_weight
-        self.nets = Players(Decoder(), critic, PatchNamer() if named else None)
+        decoder, namer = Decoder(), PatchNamer() if named else None
+        kept = copy.deepcopy(decoder).requires_grad_(False)
+        self.nets, self.steps = Players(decoder, kept, critic, namer), 0
         self.ours = torch.optim.Adam(self.nets.decoder.parameters(), lr=PEAK, betas=(0.5, 0.99))
-        self.theirs = torch.optim.Adam(critic.parameters(), lr=CRITIC_PEAK, betas=(0.5, 0.99))
+        self.theirs = torch.optim.Adam(critic.parameters(), lr=PEAK, betas=(0.5, 0.99))
 
     def _networks(self) -> dict[str, nn.Module]:
         return {who: net for who, net in vars(self.nets).items() if net is not None}
@@ -73,6 +83,7 @@ class Adversarial:
             start = f"{who}."
             own = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
             net.load_state_dict(own)
+        self.steps = step
 
     def begin(self) -> None:
         """Train ILLM's labels, before anything else."""
@@ -82,24 +93,22 @@ class Adversarial:
     def to(self, device: torch.device) -> None:
         """Move everything to a device."""
         for net in self._networks().values():
-            net.to(device)
+            net.to(device).to(memory_format=torch.channels_last)
 
-    def step(self, drawn: tuple[Tensor, ...], rate: float, accelerator: Any) -> dict[str, float]:
-        """Move the critic once and the decoder once; return what they say of themselves.
-
-        `drawn` is of `Batches`; `rate` is the share of the peak learning rates.
-        """
-        for optimiser, peak in ((self.ours, PEAK), (self.theirs, CRITIC_PEAK)):
+    def step(self, drawn: tuple[Tensor, ...], at: Moment, accelerator: Any) -> dict[str, float]:
+        """Move the critic once and the decoder once; return what they say of themselves."""
+        for optimiser in (self.ours, self.theirs):
             for group in optimiser.param_groups:
-                group["lr"] = rate * peak
+                group["lr"] = at.rate * PEAK
         x, mse, y_hat, told, beta = drawn
         nets = self.nets
         if self.name != "multirealism":
             beta = torch.full_like(beta, MOST_REALISM)  # told, but always the same
         with accelerator.autocast():
             fake = nets.decoder(mse, y_hat, told, beta)
-            real_scores = nets.critic(x, y_hat).float()
-            fake_scores = nets.critic(fake.detach(), y_hat).float()
+        fake = fake.float()
+        seen = shown(fake)
+        real_scores, fake_scores = nets.critic(x, y_hat), nets.critic(seen.detach(), y_hat)
         names = None if nets.namer is None else nets.namer.labels(x)
         loss = critic_loss(real_scores, fake_scores, names)
         self.theirs.zero_grad()
@@ -107,38 +116,57 @@ class Adversarial:
         self.theirs.step()
 
         nets.critic.requires_grad_(False)
-        with accelerator.autocast():
-            scores = nets.critic(fake, y_hat).float()
+        scores = nets.critic(seen, y_hat)
         nets.critic.requires_grad_(True)
-        fake = fake.float()
         judged = decoder_loss(scores, names)
-        perceived = lpips(x, fake, network("loss").to(x.device))
+        perceived = lpips(x, seen, network("loss").to(x.device))
         squared = (fake - x).square().flatten(1).mean(1)
         weight = beta if self.name == "multirealism" else torch.ones_like(beta)
-        total = (FIDELITY * squared + weight * (perceived + self.critic_weight * judged)).mean()
+        felt = perceived + weight_at(at) * self.critic_weight * judged
+        total = (FIDELITY * squared + weight * felt).mean()
         self.ours.zero_grad()
         accelerator.backward(total)
         nn.utils.clip_grad_norm_(nets.decoder.parameters(), 1.0)
         self.ours.step()
+        average(nets.average, nets.decoder, self.steps, len(x))
+        self.steps += 1
         return {
             "critic": round(loss.item(), 4),
             "judged": round(judged.mean().item(), 4),
             "perceived": round(perceived.mean().item(), 4),
         }
 
+    def painter(self) -> Painter:
+        """Return the averaged decoder, for pictures on the processor."""
+        decoder = self.nets.average
+        device = decoder.last.weight.device
+        return lambda *given: decoder(*(t.to(device) for t in given)).cpu()
+
     def measured(self, yardstick: Yardstick) -> dict[str, float]:
         """Return what the yardstick says of the decoder as it is now."""
-        decoder = self.nets.decoder
-        device = decoder.last.weight.device
-        return yardstick.measure(lambda *given: decoder(*(t.to(device) for t in given)).cpu())
+        return yardstick.measure(self.painter())
+
+    def compared(self, yardstick: Yardstick) -> list[dict[str, Any]]:
+        """Return by how much it is nearer to photographs than the MSE decode, a rate each."""
+        return yardstick.by_rate(self.painter())
 
     def shipped(self) -> nn.Module:
         """Return what goes into the zoo."""
-        return self.nets.decoder
+        return self.nets.average
 
     def facts(self) -> dict[str, Any]:
         """Return what its card says beside what all say."""
         return {"critic_weight": self.critic_weight}
+
+
+def shown(x: Tensor) -> Tensor:
+    """Return pictures clamped to [0, 1], as their users see them; gradients pass as if they were not."""
+    return x + (x.clamp(0, 1) - x).detach()
+
+
+def weight_at(at: Moment) -> float:
+    """Return how much of its weight the critic has: nothing while it learns alone, then more and more."""
+    return min(1.0, max(0.0, (at.share - ALONE) / (FULL - ALONE)))
 
 
 def critic_loss(real: Tensor, fake: Tensor, names: Tensor | None) -> Tensor:

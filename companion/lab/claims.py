@@ -1,7 +1,7 @@
 """What the paper claims, in our words, and whether it held here: decided by code, not by hand.
 
-Each claim has a test on the results of `companion reproduce`, and thresholds that were fixed before any
-method had been run on the test pictures.  A claim *held*, *held partly* or *did not hold here*; where
+Each claim has a test on the results of `companion reproduce`, and thresholds that were fixed before its
+first run on the test pictures.  A claim *held*, *held partly* or *did not hold here*; where
 what it speaks of was not run it is *not measured*.  *Ours* is `ours-fast`, on Hyper's bytes unless said.
 """
 

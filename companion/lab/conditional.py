@@ -30,6 +30,7 @@ from companion.priors import DiffusionPrior, draw
 
 REDUCED = 8  # channels that the latents are reduced to
 STEPS = 20  # of a draw
+START = 1.0  # the noise level that it starts from, around the MSE decode
 
 
 class ConditionalUNet(nn.Module):
@@ -61,7 +62,7 @@ class ConditionalUNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, mse: Tensor, y_hat: Tensor, rate: Tensor) -> Any:
         """Return diffusers' output, v [N, 3, H, W] as its `sample`; sides are multiples of 16."""
-        latents = functional.interpolate(self.reduce(y_hat), size=x.shape[-2:])
+        latents = functional.interpolate(self.reduce(y_hat.asinh()), size=x.shape[-2:])
         return self.unet(torch.cat([x, 2 * mse - 1, latents], dim=1), t, class_labels=rate)
 
 
@@ -87,9 +88,13 @@ def draw_given(
     seeds: Sequence[int],
     steps: int = STEPS,
 ) -> Tensor:
-    """Return one draw a seed, [N, 3, H, W] in [0, 1]; the network is left in evaluation, frozen."""
+    """Return one draw a seed, [N, 3, H, W] in [0, 1]; the network is left in evaluation, frozen.
+
+    By the steps that ours takes: of second order, from the noised MSE decode.
+    """
     prior = DiffusionPrior(Told(net, mse, y_hat, rate), scheduler(), autocast=True)
-    drawn = draw(prior, mse, steps=steps, seeds=list(seeds))
+    around = (prior.units.own(mse), START)
+    drawn = draw(prior, mse, steps=steps, seeds=list(seeds), order=2, around=around)
     return prior.units.public(drawn).clamp(0, 1)
 
 

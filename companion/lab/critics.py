@@ -20,21 +20,23 @@ def _conv(a: int, b: int, size: int, stride: int = 1) -> nn.Module:
 class PatchCritic(nn.Module):
     """Scores of patches, given the latents: HiFiC's critic, or with more outputs ILLM's.
 
-    The latents are reduced to 12 channels, enlarged, and laid beside the picture.
+    The latents are reduced to 12 channels, enlarged, and laid beside the picture.  A score sees 38
+    pixels a side.
     """
 
     def __init__(self, outputs: int = 1, latents: int = 64, conditional: bool = True) -> None:
         super().__init__()
         self.told = _conv(latents, 12, 3) if conditional else None
         widths = (3 + 12 * conditional, 48, 96, 160)
-        self.layers = nn.ModuleList([_conv(a, b, 4, 2) for a, b in itertools.pairwise(widths)])
+        halving = [_conv(a, b, 4, 2) for a, b in itertools.pairwise(widths)]
+        self.layers = nn.ModuleList([*halving, _conv(widths[-1], widths[-1], 3)])
         self.last = nn.Conv2d(widths[-1], outputs, 1)
 
     def forward(self, x: Tensor, y_hat: Tensor) -> Tensor:
         """Return scores [N, outputs, H/8, W/8] of pictures in [0, 1]."""
         h = 2 * x - 1
         if self.told is not None:
-            side = functional.leaky_relu(self.told(y_hat), 0.2)
+            side = functional.leaky_relu(self.told(y_hat.asinh()), 0.2)
             h = torch.cat([h, functional.interpolate(side, size=x.shape[-2:])], dim=1)
         for layer in self.layers:
             h = functional.leaky_relu(layer(h), 0.2)

@@ -6,12 +6,14 @@ own hours come on top of the cap, and its card says that it was so.  Kept is the
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from companion import zoo
+from companion.errors import WeightsError
 from companion.lab.conditional import STEPS, ConditionalUNet, Told, draw_given
 from companion.lab.decoders import Painter
 from companion.lab.train_prior import DECAY, scheduler, v_loss
@@ -19,9 +21,12 @@ from companion.priors import diffusion_prior
 from companion.priors.diffusion import SHIPPED
 
 if TYPE_CHECKING:
-    from companion.lab.train_decoder import Yardstick
+    from companion.lab.train_decoder import Moment, Yardstick
 
-BATCH, SIDE = 16, 64  # as the prior
+SHAPES: tuple[tuple[int, int], ...] = (
+    (16, 64),
+    (4, 128),
+)  # batches of pictures and their side, in turn
 PEAK = 3e-4
 QUICK = 8  # steps of the draws that are measured on the way
 
@@ -29,7 +34,8 @@ QUICK = 8  # steps of the draws that are measured on the way
 class Diffusing:
     """That training; a `Trainee`."""
 
-    batch, side = BATCH, SIDE
+    shapes = SHAPES
+    told = True
 
     def __init__(self, seed: int) -> None:
         from diffusers.training_utils import EMAModel
@@ -44,10 +50,16 @@ class Diffusing:
         self.begun = 0  # steps of the prior's training that this one stands on
 
     def begin(self) -> None:
-        """Take the prior's weights over, where there are any."""
+        """Take the prior's weights over, where there are any; it must be the one that ours will use."""
         if SHIPPED in zoo.names():
+            card = zoo.card(SHIPPED)
+            if card["steps"] < card["planned_steps"]:
+                raise WeightsError(
+                    "This decoder begins as the prior, whose training is not finished: run "
+                    "`companion train prior diffusion` first."
+                )
             self.net.take_over(diffusion_prior().unet)
-            self.begun = int(zoo.card(SHIPPED)["steps"])
+            self.begun = int(card["steps"])
         self._restart_average(0)
 
     def _restart_average(self, step: int) -> None:
@@ -66,16 +78,16 @@ class Diffusing:
 
     def to(self, device: torch.device) -> None:
         """Move everything to a device."""
-        self.net.to(device)
+        self.net.to(device).to(memory_format=torch.channels_last)
         self.average.to(device)
         self.alpha_bar = self.alpha_bar.to(device)
 
-    def step(self, drawn: tuple[Tensor, ...], rate: float, accelerator: Any) -> dict[str, float]:
+    def step(self, drawn: tuple[Tensor, ...], at: Moment, accelerator: Any) -> dict[str, float]:
         """Lower the v-loss on one batch, one noise level in each of as many strata."""
         x, mse, y_hat, told, _ = drawn
         self.net.train().requires_grad_(True)  # measuring froze it
         for group in self.optimiser.param_groups:
-            group["lr"] = rate * PEAK
+            group["lr"] = at.rate * PEAK
         luck = (torch.arange(len(x)) + torch.rand(len(x), generator=self.generator)) / len(x)
         t = (luck * len(self.alpha_bar)).long().to(x.device)
         noise = torch.randn(x.shape, generator=self.generator).to(x.device)
@@ -97,18 +109,24 @@ class Diffusing:
         return made
 
     def painter(self) -> Painter:
-        """Return short draws by the averaged weights, each with a seed of its place in the batch."""
-        made = self.shipped().to(self.alpha_bar.device)
+        """Return short draws by the averaged weights, seeds in the order of asking."""
+        made, seeds = self.shipped().to(self.alpha_bar.device), itertools.count()
 
         def paint(mse: Tensor, y_hat: Tensor, rate: Tensor, beta: Tensor) -> Tensor:
             given = (t.to(self.alpha_bar.device) for t in (mse, y_hat, rate))
-            return draw_given(made, *given, seeds=range(len(mse)), steps=QUICK).cpu()
+            return draw_given(
+                made, *given, seeds=list(itertools.islice(seeds, len(mse))), steps=QUICK
+            ).cpu()
 
         return paint
 
     def measured(self, yardstick: Yardstick) -> dict[str, float]:
         """Return what the yardstick says of the decoder as it is now."""
         return yardstick.measure(self.painter())
+
+    def compared(self, yardstick: Yardstick) -> list[dict[str, Any]]:
+        """Return by how much it is nearer to photographs than the MSE decode, a rate each."""
+        return yardstick.by_rate(self.painter())
 
     def facts(self) -> dict[str, Any]:
         """Return what its card says beside what all say."""

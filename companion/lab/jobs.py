@@ -9,6 +9,7 @@ of a change in the code it knows nothing: after one, begin in another folder.
 from __future__ import annotations
 
 import time
+import zlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,7 +88,7 @@ def jobs(scale: Scale) -> list[Job]:
             add("graphics", method, rate, scale.graphics, scale.shard)
             if method.codec != "elic" or method.decoder is None:  # draws on one codec are enough
                 add("chains", method, rate, scale.chains, scale.shard)
-        if method.codec == "hyper" and method.seconds <= TOO_SLOW:
+        if method.codec in ("hyper", "hific") and method.seconds <= TOO_SLOW:
             for k in range(scale.draws if method.random else 1):
                 add("crops", method, rate, scale.crops, CROPS_AT_ONCE, k)
     for method in scale.present_ablations():
@@ -129,6 +130,7 @@ def round_trip(
     result = {
         "drawn": eight(y),
         "bytes": torch.tensor([len(s) for s in streams]),
+        "crc32": torch.tensor([zlib.crc32(s) for s in streams]),
         "seconds": torch.tensor([encoding / len(x), decoding / len(x)]),
     }
     if isinstance(coder, Learned):

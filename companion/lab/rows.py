@@ -110,13 +110,14 @@ def photo_row(scale: Scale, folder: Path, method: Method, rate: int, few: bool) 
         "disjoint": disjoint(x, y, ids, scale.features),
         "fixed": {
             "bytes": shard["bytes"][:FIXED].tolist(),
+            "crc32": shard["crc32"][:FIXED].tolist(),
             "psnr": [round(p, 4) for p in psnr(x, y)[:FIXED].clamp(max=99).tolist()],
         },
     }
     if "wrong" in shard:
         row["symbols_wrong"] = mean("Symbols wrong", shard["wrong"], ids).as_dict()
         row["projected_exact"] = float(shard["projected exact"].double().mean())
-        row["projected"] = measure(x, shard["projected"], ids, scale.features)
+        row["projected"] = figures(x, shard["projected"], ids, scale.features)
     if few:
         slow = [m.most for m in scale.present() if m.most and m.codec == method.codec]
         k = min(slow)

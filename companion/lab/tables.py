@@ -12,7 +12,7 @@ from companion.lab.scales import Scale
 from companion.metrics import bd_quality, shown
 
 Row = dict[str, Any]
-OURS, OURS_SLOWLY, ANCHOR = "ours-fast", "ours-best", "hyper"
+OURS, OURS_SLOWLY, ANCHOR, END_TO_END = "ours-fast", "ours-best", "hyper", "hific"
 TABLES = ("photos", "graphics", "chains", "crops", "dial")
 
 
@@ -25,6 +25,8 @@ def tables(scale: Scale, rows: Sequence[Row]) -> dict[str, Any]:
         "rows": of["photos"],
         "differences": differences(of["photos"]),
         "against_mse": against_mse(of["photos"]),
+        "own_bytes": own_bytes(of["photos"]),
+        "projection": projection(of["photos"]),
         "deltas": deltas(of["photos"]),
         "posterior": posterior,
         "ablations": ablations,
@@ -101,6 +103,39 @@ def against_mse(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
+def own_bytes(rows: Sequence[Row]) -> list[Row]:
+    """Return the codec trained end to end minus Hyper's MSE decode and minus ours, at like bytes.
+
+    They are not the same bytes, so both rates are told.
+    """
+    trained = [r for r in rows if r["codec"] == END_TO_END]
+    return [
+        {
+            "method": row["method"],
+            "bpp": row["bpp"],
+            "minus": other["method"],
+            "its_bpp": other["bpp"],
+            **paired(row["drawn"], other["drawn"]),
+        }
+        for row in trained
+        for other in rows
+        if (other["codec"], other["rate"]) == (ANCHOR, row["rate"])
+        and other["method"] in (ANCHOR, OURS)
+    ]
+
+
+def projection(rows: Sequence[Row]) -> list[Row]:
+    """Return what bringing decodes into their cells changes: after minus before, a row each."""
+    return [
+        {
+            **{k: row[k] for k in ("method", "codec", "rate")},
+            **paired(row["projected"], row["drawn"]),
+        }
+        for row in rows
+        if "projected" in row
+    ]
+
+
 def ablation_differences(rows: Sequence[Row]) -> list[Row]:
     """Return the differences of ablations to that of their kind that they are seen beside.
 
@@ -168,7 +203,8 @@ def complexity(scale: Scale, rows: Sequence[Row]) -> list[Row]:
 
 def training(scale: Scale) -> list[Row]:
     """Return the learning curves of the trained decoders: realism, and symbols that change."""
-    names = {n for m in scale.present() for n in m.needs if n.startswith("decoder-")}
+    used = {n for m in scale.present() for rate in m.rates for n in m.models(rate)}
+    names = {n for n in used if n.startswith(("decoder-", f"{END_TO_END}-"))}
     return [
         {"model": n, "hours": zoo.card(n).get("hours"), "curve": zoo.card(n).get("curve", [])}
         for n in sorted(names)

@@ -2,17 +2,20 @@
 
 All see the same: crops of the train photos through Hyper's frozen encoders, a rate at random each.
 (`end-to-end` alone has an encoder of its own.)
-All have the same cap of wall-clock time on the same device, and stop before it when, over the last
-fifth of their steps, KID-P on val has improved by less than two in a hundred.  What differs is in
-`adversarial` (a critic) and `diffusing` (no critic: the prior's own loss, given the bitstream).
+All have the same cap of hours at work on the same device, on a processor with one thread.  Where over
+the last fifth of the measurements KID-P on val has improved by less than two in a hundred, the end of
+the schedule, with its falling learning rate, comes at once.  What differs is in `adversarial` (a
+critic), `diffusing` (the prior's own loss, given the bitstream) and `end_to_end`.
 
-Recorded along the way, of all alike: KID-P and PSNR on val, and the share of symbols that change when
-a decode is compressed again.  By Theorem 1 that share falls as a decoder nears the posterior.
+Recorded along the way, of all alike: KID-P, sliced Wasserstein and PSNR on val, and the share of
+symbols that change when a decode is compressed again.  By Theorem 1 a draw from the posterior has none.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -30,23 +33,34 @@ from companion.lab.diagnose import symbols_wrong
 from companion.lab.diffusing import Diffusing
 from companion.lab.end_to_end import RATE as END_TO_END
 from companion.lab.end_to_end import EndToEnd
+from companion.lab.measure import figures, paired, swd
 from companion.lab.runs import Run, clocks, cosine, since
 from companion.metrics import embed, kid, network, patches, psnr
 from companion.photos import CropSampler, pictures
 
 SEED = 20230612
 CAP = 5_400.0  # seconds of training, measurements not counted
-STEPS = 40_000  # at most: the schedule's length
-EVERY = 500
+WARM = 200  # steps until the learning rate is reached, after a resume too
+POINTS = 30  # measurements of a training …
+SELDOM = 120.0  # … but not more often than that, in seconds
+TAIL = 0.15  # of the schedule is left when nothing has been gained
 HELD_OUT_RATES = (1, 3)
-LEAST_GAIN = 0.02  # of KID-P over the last fifth
+LEAST_GAIN = 0.02  # of KID-P over the last fifth of the measurements
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in its training a decoder is: the share that is over, and that of the peak learning rate."""
+
+    share: float
+    rate: float
 
 
 class Trainee(Protocol):
     """What a competitor's training must offer."""
 
-    batch: int
-    side: int
+    shapes: tuple[tuple[int, int], ...]  # pictures a batch and their side, taken in turn
+    told: bool  # does it decode Hyper's bytes?
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that a checkpoint holds."""
@@ -64,12 +78,16 @@ class Trainee(Protocol):
         """Move everything to a device."""
         ...
 
-    def step(self, drawn: tuple[Tensor, ...], rate: float, accelerator: Any) -> dict[str, float]:
-        """Learn from one batch at this share of the peak learning rate; return what to record."""
+    def step(self, drawn: tuple[Tensor, ...], at: Moment, accelerator: Any) -> dict[str, float]:
+        """Learn from one batch; return what to record."""
         ...
 
     def measured(self, yardstick: Yardstick) -> dict[str, float]:
         """Return what the yardstick says of the decoder as it is now."""
+        ...
+
+    def compared(self, yardstick: Yardstick) -> list[dict[str, Any]]:
+        """Return by how much it is nearer to photographs than the MSE decode, a rate each."""
         ...
 
     def shipped(self) -> nn.Module:
@@ -81,73 +99,97 @@ class Trainee(Protocol):
         ...
 
 
-def trainee(name: str, critic: float | None = None) -> Trainee:
-    """Return a fresh competitor; `critic` is the weight of its critic, if not the usual."""
+def trainee(name: str, critic: float | None = None, step: int = 0) -> Trainee:
+    """Return a fresh competitor; `critic` is the weight of its critic, if not the usual.
+
+    After a resume `step` gives it other luck than it had from the start.
+    """
     if name not in NAMES:
         raise CompanionError(f"There is no decoder {name!r}: it is {' or '.join(NAMES)}.")
+    torch.manual_seed(SEED + step)
     if name == "end-to-end":
         return EndToEnd()
-    return Diffusing(SEED) if name == "diffusion" else Adversarial(name, SEED, critic)
+    seed = SEED + step
+    return Diffusing(seed) if name == "diffusion" else Adversarial(name, seed, critic)
 
 
 class Batches:
     """Crops of photos with what Hyper's decoder knows of them, at random rates."""
 
-    def __init__(self, source: str, seed: int, batch: int, side: int) -> None:
-        self.batch, self.side = batch, side
+    def __init__(self, source: str, seed: int, shapes: tuple[tuple[int, int], ...]) -> None:
+        self.shapes = itertools.cycle(shapes)
         self.sampler = CropSampler(source)
         self.generator = torch.Generator().manual_seed(seed)
         self.codecs = [learned("hyper", rate) for rate in RATES]
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return (x, mse, ŷ, rate, β); a batch is of one rate."""
+    def draw(self, told: bool = True) -> tuple[Tensor, ...]:
+        """Return (x, mse, ŷ, rate, β), a batch of one rate; x alone for who is not `told` the bytes."""
+        batch, side = next(self.shapes)
         rate = int(torch.randint(len(RATES), (), generator=self.generator))
-        x = self.sampler.draw(self.batch, size=self.side, generator=self.generator)
+        x = self.sampler.draw(batch, size=side, generator=self.generator)
+        x = x.contiguous(memory_format=torch.channels_last)
+        beta = 2 * MOST_REALISM * torch.rand(batch, generator=self.generator)
+        if not told:
+            return (x,)
         mse, y_hat = conditions(self.codecs[rate], x)
-        beta = 2 * MOST_REALISM * torch.rand(self.batch, generator=self.generator)
-        return x, mse, y_hat, torch.full((self.batch,), rate), beta
+        return x, mse, y_hat, torch.full((batch,), rate), beta
 
 
 def train(
-    name: str, *, fraction: float = 1.0, resume: bool = True, critic: float | None = None
+    name: str,
+    *,
+    fraction: float = 1.0,
+    resume: bool = True,
+    critic: float | None = None,
+    cap: float | None = None,
 ) -> list[dict[str, float]]:
     """Train a competitor; put it into the zoo when its time is over. Return its learning curve.
 
-    A `fraction` below 1 stops after that share of the time and leaves the zoo alone.  `critic` is
-    the weight of its critic, if not the usual one.
+    A `fraction` below 1 stops after that share of the time and leaves the zoo alone.  For trials:
+    `critic` is the weight of its critic, `cap` the seconds, if not the usual ones; nothing is shipped.
     """
     from accelerate import Accelerator
 
-    torch.manual_seed(SEED)
-    suffix = "" if critic is None else f"-{critic:g}"
-    student, run = trainee(name, critic), Run(f"decoder-{name}{suffix}")
+    trial, cap = critic is not None or cap is not None, CAP if cap is None else cap
+    run = Run(f"decoder-{name}" if critic is None else f"decoder-{name}-{critic:g}")
     state = run.restore() if resume else None
+    student = trainee(name, critic, run.step)
     if state is not None:
         student.load(state, run.step)
     else:
         student.begin()
     accelerator = Accelerator(mixed_precision="bf16")
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(1)  # so that an hour is an hour
     student.to(accelerator.device)
     yardstick = Yardstick()
-    batches = Batches("train", SEED + run.step, student.batch, student.side)
-    spent, first_step, stop = run.seconds, run.step, CAP * min(1.0, fraction)
-    bar = tqdm(total=round(stop), initial=round(spent), desc=run.name, unit="s", mininterval=5)
-    while spent < stop and not settled(run.curve):
+    batches = Batches("train", SEED + run.step, student.shapes)
+    spent, first_step, end = run.seconds, run.step, min(1.0, fraction)
+    skipped = run.curve[-1]["skipped"] if run.curve else 0.0
+    if not run.curve:
+        run.curve.append({"step": 0, "seconds": 0.0, "skipped": 0.0, **student.measured(yardstick)})
+    since_measured = spent
+    bar = tqdm(total=round(end * cap), initial=round(spent), desc=run.name, unit="s", mininterval=5)
+    while (share := (spent + skipped) / cap) < end:
         clock = clocks()
-        share = max(run.step / STEPS, spent / CAP)  # whichever end comes first
-        warm = min(1.0, (run.step - first_step + 1) / 200)
-        rate = warm * cosine(round(share * 10_000), 10_000, 1.0, warmup=0)
-        drawn = tuple(t.to(accelerator.device) for t in batches.draw())
-        told = student.step(drawn, rate, accelerator)
+        warm = min(1.0, (run.step - first_step + 1) / WARM)
+        at = Moment(share, warm * cosine(round(share * 10_000), 10_000, 1.0, warmup=0))
+        drawn = tuple(t.to(accelerator.device) for t in batches.draw(student.told))
+        told = student.step(drawn, at, accelerator)
         run.step += 1
         spent += since(clock)
-        bar.update(round(spent) - bar.n)
-        if run.step % EVERY == 0 or spent >= stop:
+        bar.update(round(spent + skipped) - bar.n)
+        over = (spent + skipped) / cap >= end
+        if over or spent - since_measured >= max(cap / POINTS, SELDOM):
             measured = {**student.measured(yardstick), **told}
             run.curve.append({"step": run.step, "seconds": round(spent, 1), **measured})
+            if settled(run.curve) and share < 1 - TAIL:
+                skipped = (1 - TAIL) * cap - spent
+            run.curve[-1]["skipped"] = round(skipped, 1)
             bar.set_postfix(measured)
             run.save(student.tensors(), seconds=spent)  # the cap is of training alone
-    if fraction >= 1 and accelerator.is_main_process:
+            since_measured = spent
+    if fraction >= 1 and not trial and accelerator.is_main_process:
         ship(name, run, student, yardstick)
     return run.curve
 
@@ -159,40 +201,61 @@ class Yardstick:
         held_out = pictures("val", size=256)
         self.x, self.photo = held_out.pictures[::every], held_out.photo[::every].tolist()
         self.net = network("loss").cpu()
-        self.real = embed(self.net, patches(self.x, self.photo))
-        self.codecs = {r: learned("hyper", r) for r in HELD_OUT_RATES}
+        self.patches = patches(self.x, self.photo)
+        self.real = embed(self.net, self.patches)
+        self.codecs = {r: learned("hyper", r) for r in RATES}
         self.conditions = {r: conditions(c, self.x) for r, c in self.codecs.items()}
-        self.targets = {r: [c.symbols(p[None]) for p in self.x] for r, c in self.codecs.items()}
+        self.targets = {
+            r: [self.codecs[r].symbols(p[None]) for p in self.x] for r in HELD_OUT_RATES
+        }
 
     @torch.no_grad()
-    def measure(self, paint: Painter) -> dict[str, float]:
-        """Return KID-P, PSNR and the share of symbols that change when a decode is compressed again.
+    def painted(self, paint: Painter, rate: int) -> Tensor:
+        """Return a decoder's 8-bit pictures at one rate, at full realism."""
+        mse, y_hat = self.conditions[rate]
+        parts = [
+            paint(m, y, torch.full((len(m),), rate), torch.full((len(m),), MOST_REALISM))
+            for m, y in zip(mse.split(4), y_hat.split(4), strict=True)
+        ]
+        return to_8bit(torch.cat(parts))
 
-        Averages over two rates, at full realism.
+    def measure(self, paint: Painter) -> dict[str, float]:
+        """Return the figures and the share of symbols that change when a decode is compressed again.
+
+        Averages over two rates.
         """
         found = []
-        for rate, (mse, y_hat) in self.conditions.items():
-            parts = [
-                paint(m, y, torch.full((len(m),), rate), torch.full((len(m),), MOST_REALISM))
-                for m, y in zip(mse.split(4), y_hat.split(4), strict=True)
-            ]
-            x = to_8bit(torch.cat(parts))
+        for rate in HELD_OUT_RATES:
+            x = self.painted(paint, rate)
             wrong = float(symbols_wrong(self.codecs[rate], self.targets[rate], x).mean())
-            found.append({**self.figures(x), "symbols_wrong": round(wrong, 6)})
+            found.append({**self.figures(x), "symbols_wrong": wrong})
         return {name: round(sum(f[name] for f in found) / len(found), 6) for name in found[0]}
 
     def figures(self, x: Tensor) -> dict[str, float]:
-        """Return KID-P and PSNR of 8-bit decodes of the pictures."""
+        """Return KID-P, sliced Wasserstein and PSNR of 8-bit decodes of the pictures."""
         self.net.cpu()  # training may have moved it
+        fake = patches(x, self.photo)
         return {
-            "kid_p": round(float(kid(self.real, embed(self.net, patches(x, self.photo)))), 5),
+            "kid_p": round(float(kid(self.real, embed(self.net, fake))), 5),
+            "sliced_wasserstein": round(float(swd(self.patches, fake)), 3),
             "psnr": round(float(psnr(self.x, x).mean()), 3),
         }
+
+    def by_rate(self, paint: Painter) -> list[dict[str, Any]]:
+        """Return, a rate each, by how much decodes are nearer to photographs than the MSE decode."""
+        return [self.gap(rate, self.painted(paint, rate)) for rate in RATES]
+
+    def gap(self, rate: int, x: Tensor) -> dict[str, Any]:
+        """Return FID-P and KID-P of the MSE decode minus those of decodes, with their intervals."""
+        self.net.cpu()
+        base = figures(self.x, to_8bit(self.conditions[rate][0]), self.photo, "loss")
+        gaps = paired(base, figures(self.x, x, self.photo, "loss"), ("fid_p", "kid_p"))
+        return {"rate": rate, **gaps}
 
 
 def settled(curve: list[dict[str, float]]) -> bool:
     """Return whether the best KID-P of the last fifth is within two in a hundred of that before."""
-    if len(curve) < 20:
+    if len(curve) < 12:
         return False
     before, last = curve[: -(len(curve) // 5)], curve[-(len(curve) // 5) :]
     best = min(c["kid_p"] for c in before)
@@ -204,6 +267,7 @@ def ship(name: str, run: Run, student: Trainee, yardstick: Yardstick) -> None:
     module, target = student.shipped(), f"decoder-{name}"
     if name == "end-to-end":
         target = f"hific-{END_TO_END}"  # a codec, which `learned` opens
+    gaps = student.compared(yardstick)
     told: dict[str, Any] = {
         "architecture": type(module).__name__,
         "parameters": sum(p.numel() for p in module.parameters()),
@@ -212,8 +276,11 @@ def ship(name: str, run: Run, student: Trainee, yardstick: Yardstick) -> None:
         "licence": "BSD-3-Clause",
         "seed": SEED,
         "cap_seconds": CAP,
+        "settled": bool(run.curve[-1]["skipped"]),
         "metrics": student.measured(yardstick),
         "beside": {"mse_decode": yardstick.measure(Decoder())},  # fresh: it adds nothing
+        "mse_decode_minus_it": gaps,
+        "a_competitor": all(g["fid_p"]["interval"][0] > 0 for g in gaps),
     }
     card = run.card(**told | student.facts())
     zoo.ship(target, weights(module), card)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from companion import zoo
 from companion.errors import WeightsError
+from companion.lab.averaging import average
 from companion.lab.diffaugment import augment
 from companion.lab.discriminator import Discriminator, r1_penalty
 from companion.lab.runs import Run, cosine
@@ -39,7 +40,6 @@ SLOW = 0.1  # the mapping network's share of the learning rate
 MIXING = 0.5  # of the pictures have the styles of two latents
 R1 = 0.5
 R1_EVERY = 16
-AVERAGE = 10_000  # pictures after which half of a weight's old value is forgotten, at most
 ALONE = 250  # steps that a fresh critic learns alone when the generator is already good
 EVERY = 500  # steps between measurements
 SAMPLES = 512  # pictures a measurement
@@ -110,13 +110,6 @@ def draw(net: Generator, n: int, generator: torch.Generator, *, mix: bool = Fals
     device = net.start.device
     w = net.mapping(z.to(device)).expand(-1, layers, -1)
     return net.synthesise(w, [maps.to(device) for maps in noise])
-
-
-def average(kept: nn.Module, new: nn.Module, step: int, batch: int) -> None:
-    """Move the averaged weights towards the new ones, the slower the more pictures were seen."""
-    half = min(AVERAGE, max(1.0, 0.05 * (step + 1) * batch))
-    share = 1 - 0.5 ** (batch / half)
-    torch._foreach_lerp_(list(kept.parameters()), list(new.parameters()), share)
 
 
 def judged(scores: Tensor, *, real: bool) -> Tensor:

@@ -94,12 +94,24 @@ class Descent:
         return step_down(x_t, x_0, t, s, self.noise.like(x_t) if s else None, self.calm)
 
 
-def draw(prior: Prior, like: Tensor, *, steps: int, seeds: list[int], order: int = 1) -> Tensor:
-    """Return one unconditional draw a seed, shaped and typed like the N examples `like`."""
+def draw(
+    prior: Prior,
+    like: Tensor,
+    *,
+    steps: int,
+    seeds: list[int],
+    order: int = 1,
+    around: tuple[Tensor, float] | None = None,
+) -> Tensor:
+    """Return one draw a seed, shaped and typed like the N examples `like`.
+
+    From noise alone; or with `around` from pictures in the prior's units and the noise laid over them.
+    """
     noise = Noise(seeds)
     descent = Descent(order, noise)
-    levels = noise_levels(prior, steps).tolist()
-    x = levels[0] * noise.like(like)
+    centre, highest = (0.0, None) if around is None else around
+    levels = noise_levels(prior, steps, highest).tolist()
+    x = centre + levels[0] * noise.like(like)
     for t, s in pairwise(levels):
         with torch.no_grad():
             x_0 = prior.denoise(x, x.new_full((len(x),), t))
