@@ -1,6 +1,7 @@
 """Weights: what is shipped, whether it is intact, and what its card says.
 
-A model is two files in `companion/data/weights`: `NAME.safetensors` in half precision, and the card
+A model is two files in `companion/data/weights`: `NAME.safetensors` in half precision, or the competitors
+and the GAN, to keep the tree small, in 8-bit steps, a step for each output channel; and the card
 `NAME.json` with its architecture, the command that made it, data, seed, steps, hardware, time,
 learning curve, metrics and the sha256 of the weights; beside the card of a model that draws pictures
 lies a sheet of them, `NAME.png`.  The diffusion prior is a folder instead, which diffusers opens
@@ -21,6 +22,7 @@ from torch import Tensor
 from companion.errors import WeightsError
 
 FOLDER = Path(__file__).parent / "data" / "weights"
+STEP = ".step"  # what the name of a tensor's steps ends in
 NETWORK = Path("unet", "diffusion_pytorch_model.safetensors")  # inside a diffusers pipeline
 
 
@@ -57,7 +59,7 @@ def load(name: str) -> dict[str, Tensor]:
             f"The weights {path} are not the ones their card describes (sha256 differs). "
             "Restore the file from the repository."
         )
-    return as_float32(load_file(path))
+    return as_float32(stepped(load_file(path)))
 
 
 def folder(name: str) -> Path:
@@ -77,19 +79,47 @@ def as_float32(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.float() if v.dtype in half else v for k, v in tensors.items()}
 
 
+def in_steps(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights [C, …] of more than one dimension as int8, beside them `NAME.step` [C, 1, …]."""
+    found = {}
+    for name, value in tensors.items():
+        found[name] = value
+        if value.is_floating_point() and value.ndim > 1:
+            step = value.abs().amax(dim=tuple(range(1, value.ndim)), keepdim=True) / 127
+            step = step.clamp(min=1e-7).half()  # rounded before it is used
+            found[name] = torch.round(value / step.float()).clamp(-127, 127).to(torch.int8)
+            found[f"{name}{STEP}"] = step
+    return found
+
+
+def stepped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Undo `in_steps`, but for what was rounded; tensors without steps stay as they are."""
+    return {
+        k: v.float() * tensors[f"{k}{STEP}"].float() if f"{k}{STEP}" in tensors else v
+        for k, v in tensors.items()
+        if not k.endswith(STEP)
+    }
+
+
 def ship(
     name: str,
     tensors: dict[str, Tensor],
     description: dict[str, Any],
     samples: Tensor | None = None,
+    *,
+    small: bool = False,
 ) -> None:
-    """Write a model into the zoo: float16 safetensors, its card, and the sheet of its samples."""
+    """Write a model into the zoo: its weights, its card, and the sheet of its samples.
+
+    Weights are float16, or with `small` in 8-bit steps.
+    """
     from safetensors.torch import save_file
 
     FOLDER.mkdir(parents=True, exist_ok=True)
+    cpu = {k: v.detach().cpu() for k, v in tensors.items()}
     narrow = {
-        k: (v.detach().cpu().half() if v.is_floating_point() else v.detach().cpu()).contiguous()
-        for k, v in tensors.items()
+        k: (v.half() if v.is_floating_point() else v).contiguous()
+        for k, v in (in_steps(cpu) if small else cpu).items()
     }
     too_large = [k for k, v in narrow.items() if v.is_floating_point() and not v.isfinite().all()]
     if too_large:

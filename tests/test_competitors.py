@@ -114,6 +114,20 @@ def test_the_losses_prefer_what_they_should() -> None:
     assert (decoder_loss(right, names) < decoder_loss(fooled, names)).all()
 
 
+def test_steps_of_eight_bits_keep_a_decoder_s_pictures(x: Tensor) -> None:
+    torch.manual_seed(0)
+    decoder = Decoder()
+    torch.nn.init.normal_(decoder.last.weight, std=0.01)
+    given = (x[:2], torch.randn(2, 64, 8, 8), *told(2))
+    with torch.no_grad():
+        before = decoder(*given)
+        decoder.load_state_dict(zoo.stepped(zoo.in_steps(decoder.state_dict())))
+        after = decoder(*given)
+    added = (before - x[:2]).square().mean().sqrt()
+    assert added > 0.02
+    assert (after - before).square().mean().sqrt() < 0.02 * added
+
+
 def test_training_ends_when_nothing_is_gained() -> None:
     falling = [{"kid_p": 1 / (1 + k)} for k in range(40)]
     flat = [{"kid_p": 0.2 + 0.01 * (k % 3)} for k in range(40)]
@@ -138,7 +152,9 @@ def small(
     few = Pictures(held_out.pictures, held_out.photo, ())
     monkeypatch.setattr(train_decoder, "pictures", lambda *a, **k: few)
     shipped: dict[str, dict] = {}
-    monkeypatch.setattr(zoo, "ship", lambda name, tensors, card: shipped.update({name: card}))
+    monkeypatch.setattr(
+        zoo, "ship", lambda name, tensors, card, **how: shipped.update({name: card})
+    )
     monkeypatch.setenv("COMPANION_RUNS", str(tmp_path))
     return shipped
 
@@ -207,7 +223,7 @@ def test_what_has_settled_goes_to_the_end_of_its_schedule(
 ) -> None:
     """Whatever is measured is as good as before: only the tail is left to be done."""
     monkeypatch.setattr(train_decoder, "SELDOM", 0.0)
-    monkeypatch.setattr(train_decoder, "POINTS", 1_000)
+    monkeypatch.setattr(train_decoder, "POINTS", 10**9)
     monkeypatch.setattr(train_decoder.Yardstick, "measure", lambda *a: {"kid_p": 0.2})
     curve = train_decoder.train("hific", cap=1e6, fraction=0.8)
     assert 12 <= len(curve) <= 14

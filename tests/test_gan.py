@@ -244,7 +244,8 @@ def test_a_run_resumes_where_it_stopped_and_ships_in_the_end(tiny):
     shipped.load_state_dict(zoo.load("gan"))
     kept = {k: v for k, v in state().items() if k.startswith("average.")}
     for name, value in shipped.state_dict().items():
-        torch.testing.assert_close(value, kept[f"average.{name}"], rtol=1e-3, atol=1e-3)
+        trained = kept[f"average.{name}"]
+        assert (value - trained).abs().max() <= 0.005 * trained.abs().max() + 1e-3  # 8-bit steps
 
 
 def test_unfinished_weights_of_the_zoo_are_gone_on_from(tiny, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from companion.lab import measure as measure_module
 from companion.lab import reproduce as module
 from companion.lab import work as work_module
 from companion.lab.graphics import graphics
-from companion.lab.jobs import chain, jobs, round_trip
+from companion.lab.jobs import chain, digest, jobs, round_trip
 from companion.lab.methods import Method, gaussian_draws
 from companion.lab.reproduce import drawing, reproduce
 from companion.lab.rows import rows
@@ -120,7 +119,7 @@ def check_content(result: dict[str, Any]) -> None:
     hyper = next(r for r in result["rows"] if (r["method"], r["rate"]) == ("hyper", 1))
     assert hyper["projected_exact"] == 1
     assert 0 < hyper["symbols_wrong"]["value"] < 0.5
-    assert len(hyper["fixed"]["bytes"]) == len(set(hyper["fixed"]["crc32"])) == 4
+    assert len(hyper["fixed"]["bytes"]) == len(set(hyper["fixed"]["digest"])) == 4
     assert sum(d["pictures"] for d in hyper["domains"].values()) == 4
     ours = next(r for r in result["posterior"] if r["method"] == "ours-gaussian")
     assert ours["projected"]["exact"] == 1
@@ -176,7 +175,7 @@ def test_a_row_says_what_the_bytes_say(x: Tensor) -> None:
     streams = codec.compress(x)
     result = round_trip(Method("hyper", "hyper", (1,), None, 1.0), 1, x)
     assert result["bytes"].tolist() == [len(s) for s in streams]
-    assert result["crc32"].tolist() == [zlib.crc32(s) for s in streams]
+    assert result["digest"].tolist() == [digest(s) for s in streams]
     decodes = codec.decompress(streams)
     assert (result["drawn"].float() / 255 - decodes).abs().max() <= 0.51 / 255
     home = result["projected"].float() / 255

@@ -110,7 +110,7 @@ def photo_row(scale: Scale, folder: Path, method: Method, rate: int, few: bool) 
         "disjoint": disjoint(x, y, ids, scale.features),
         "fixed": {
             "bytes": shard["bytes"][:FIXED].tolist(),
-            "crc32": shard["crc32"][:FIXED].tolist(),
+            "digest": shard["digest"][:FIXED].tolist(),
             "psnr": [round(p, 4) for p in psnr(x, y)[:FIXED].clamp(max=99).tolist()],
         },
     }

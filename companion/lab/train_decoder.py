@@ -283,4 +283,4 @@ def ship(name: str, run: Run, student: Trainee, yardstick: Yardstick) -> None:
         "a_competitor": all(g["fid_p"]["interval"][0] > 0 for g in gaps),
     }
     card = run.card(**told | student.facts())
-    zoo.ship(target, weights(module), card)
+    zoo.ship(target, weights(module), card, small=True)

@@ -265,7 +265,7 @@ def ship(run: Run, net: Generator) -> None:
         floor=yardstick.measure(floor, final=True),  # crops of train in place of samples
         samples=FINAL_SAMPLES,
     )
-    zoo.ship("gan", net.state_dict(), card, samples[:32])
+    zoo.ship("gan", net.state_dict(), card, samples[:32], small=True)
 
 
 def ship_unfinished() -> None:
