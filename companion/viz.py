@@ -51,7 +51,7 @@ METHODS: dict[str, Method] = {
     "hific": Method("HiFiC-style", "#009e73", ">", "-."),
     "illm": Method("ILLM-style", "#cc79a7", "h", "-."),
     "multirealism": Method("Multi-Realism-style", "#882255", "p", "-."),
-    "cdc": Method("conditional diffusion", "#117733", "d", "-."),
+    "diffusion": Method("conditional diffusion", "#117733", "d", "-."),
 }
 METHOD_COLOURS: dict[str, str] = {name: m.colour for name, m in METHODS.items()}
 
@@ -98,9 +98,17 @@ class Shown:
 
 
 def method(name: str, **changes: Any) -> dict[str, Any]:
-    """Return a method's keywords for matplotlib: `ax.plot(x, y, **method("ours"))`."""
-    m = METHODS[name]
-    style = {"label": m.label, "color": m.colour, "marker": m.marker, "linestyle": m.line}
+    """Return a method's keywords for matplotlib: `ax.plot(x, y, **method("ours"))`.
+
+    A variant, such as `dps-100`, looks like what its name begins with, and keeps its own.
+    """
+    m = METHODS.get(name) or METHODS[name.split("-")[0]]
+    style = {
+        "label": m.label if name in METHODS else name,
+        "color": m.colour,
+        "marker": m.marker,
+        "linestyle": m.line,
+    }
     return style | changes
 
 

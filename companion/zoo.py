@@ -10,19 +10,21 @@ unchanged.  Nothing is ever unpickled, and no weights are used whose checksum di
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from companion.errors import WeightsError
 
 FOLDER = Path(__file__).parent / "data" / "weights"
 STEP = ".step"  # what the name of a tensor's steps ends in
+Net = TypeVar("Net", bound=nn.Module)
 NETWORK = Path("unet", "diffusion_pytorch_model.safetensors")  # inside a diffusers pipeline
 
 
@@ -101,6 +103,25 @@ def stepped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def as_shipped(network: Net) -> Net:
+    """Return a copy of a network as `load` gives it back after `ship(…, small=True)`.
+
+    What a card tells is measured with it, not with the weights before they were rounded.
+    """
+    copied = copy.deepcopy(network)
+    kept = narrow({k: v.detach().cpu() for k, v in network.state_dict().items()}, small=True)
+    copied.load_state_dict(as_float32(stepped(kept)))
+    return copied
+
+
+def narrow(tensors: dict[str, Tensor], *, small: bool) -> dict[str, Tensor]:
+    """Return tensors as they are stored: float16, or with `small` in 8-bit steps."""
+    return {
+        k: (v.half() if v.is_floating_point() else v).contiguous()
+        for k, v in (in_steps(tensors) if small else tensors).items()
+    }
+
+
 def ship(
     name: str,
     tensors: dict[str, Tensor],
@@ -116,16 +137,12 @@ def ship(
     from safetensors.torch import save_file
 
     FOLDER.mkdir(parents=True, exist_ok=True)
-    cpu = {k: v.detach().cpu() for k, v in tensors.items()}
-    narrow = {
-        k: (v.half() if v.is_floating_point() else v).contiguous()
-        for k, v in (in_steps(cpu) if small else cpu).items()
-    }
-    too_large = [k for k, v in narrow.items() if v.is_floating_point() and not v.isfinite().all()]
+    kept = narrow({k: v.detach().cpu() for k, v in tensors.items()}, small=small)
+    too_large = [k for k, v in kept.items() if v.is_floating_point() and not v.isfinite().all()]
     if too_large:
         raise WeightsError(f"These tensors of {name!r} do not fit half precision: {too_large}.")
     path = FOLDER / f"{name}.safetensors"
-    save_file(narrow, path)
+    save_file(kept, path)
     write_card(name, path, description, samples)
 
 

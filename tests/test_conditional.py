@@ -94,11 +94,11 @@ def test_a_resumed_training_has_the_averaged_weights(small) -> None:
     for _ in range(3):
         student.step(batch, Moment(0.5, 1.0), Accelerator(mixed_precision="bf16"))
     again.load(student.tensors(), 3)
-    for a, b in zip(again.net.parameters(), student.shipped().parameters(), strict=True):
+    for a, b in zip(again.net.parameters(), student.averaged().parameters(), strict=True):
         assert torch.equal(a, b)
     moved = [
         not torch.equal(a, b)
-        for a, b in zip(student.net.parameters(), student.shipped().parameters(), strict=True)
+        for a, b in zip(student.net.parameters(), student.averaged().parameters(), strict=True)
     ]
     assert any(moved)  # control: the average is not the last step
 
@@ -106,7 +106,7 @@ def test_a_resumed_training_has_the_averaged_weights(small) -> None:
 def test_training_begins_from_the_prior_and_says_so(small, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = Diffusing(seed=0)
     fresh.begin()
-    assert fresh.facts()["begun_from"] == "random weights"
+    assert fresh.facts()["begun_from"] is None
     prior = small().eval()
     monkeypatch.setattr(diffusing, "SHIPPED", "prior")
     monkeypatch.setattr(diffusing.zoo, "names", lambda: ["prior"])
@@ -118,8 +118,8 @@ def test_training_begins_from_the_prior_and_says_so(small, monkeypatch: pytest.M
     monkeypatch.setattr(diffusing, "diffusion_prior", lambda: SimpleNamespace(unet=prior))
     student = Diffusing(seed=0)
     student.begin()
-    assert "after 700 steps" in student.facts()["begun_from"]
-    for net in (student.net, student.shipped()):  # the average begins there too
+    assert student.facts()["begun_from_steps"] == 700
+    for net in (student.net, student.averaged()):  # the average begins there too
         assert torch.equal(net.unet.conv_in.weight[:, :3], prior.conv_in.weight)
         assert torch.equal(net.unet.conv_out.weight, prior.conv_out.weight)
     again = Diffusing(seed=0)

@@ -74,6 +74,12 @@ def test_figures_are_the_same_bytes_each_time_and_small_ones_are_vectors():
     assert 'alt="a &quot;wave&quot;"' in draw(10)
 
 
+def test_a_variant_looks_like_its_method_and_keeps_its_name() -> None:
+    own, variant = viz.method("dps"), viz.method("dps-100")
+    assert variant.pop("label") == "dps-100" != own.pop("label")
+    assert variant == own
+
+
 def test_methods_are_told_apart_without_colour_and_stand_out_from_the_page():
     def luminance(colour: str) -> float:
         rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from companion.errors import CompanionError
-from companion.lab.work import Item, part_of, plan, spread, store, undone, work
+from companion.lab.work import Item, mark, part_of, plan, results_of, spread, store, undone, work
 
 
 def items(n: int = 5, log: list[int] | None = None) -> list[Item]:
@@ -42,6 +42,18 @@ def test_parts_are_the_whole(tmp_path: Path) -> None:
         assert torch.equal(item.result(one)["x"], item.result(two)["x"])
     names = [i.name for k in range(3) for i in part_of(items(), (k, 3))]
     assert sorted(names) == sorted(i.name for i in items())
+
+
+def test_results_come_when_all_parts_are_done(tmp_path: Path) -> None:
+    assert results_of(items(), tmp_path, (0, 2)) is None
+    found = results_of(items(), tmp_path, (1, 2))
+    assert found is not None
+    assert list(found) == [item.name for item in items()]
+
+
+def test_a_mark_changes_with_weights_and_settings() -> None:
+    marks = {mark(("hyper-1",), 3), mark(("hyper-2",), 3), mark(("hyper-1",), 4), mark((), 3)}
+    assert len(marks) == 4
 
 
 def test_a_failure_leaves_what_was_finished(tmp_path: Path) -> None:

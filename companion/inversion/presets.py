@@ -10,7 +10,6 @@ name is a claim.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,7 @@ from companion.inversion.soft import soft
 ours = partial(soft, drawn=False, order=2, start=1.0)
 
 # Each is called as preset(prior, cells, seeds=[…]).
-PRESETS: dict[str, Callable[..., Any]] = {
+PRESETS: dict[str, partial[Any]] = {
     "fast": partial(ours, steps=8),
     "best": partial(ours, steps=32),
 }

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from companion import zoo
 from companion.lab.averaging import average
 from companion.lab.critics import CODES, PatchCritic, PatchNamer
 from companion.lab.decoders import MOST_REALISM, Decoder, Painter
@@ -31,10 +32,8 @@ from companion.photos import CropSampler
 if TYPE_CHECKING:
     from companion.lab.train_decoder import Moment, Yardstick
 
-SHAPES: tuple[tuple[int, int], ...] = (
-    (8, 128),
-    (2, 256),
-)  # batches of pictures and their side, in turn
+# Pictures of a batch and their side, in turn.
+SHAPES: tuple[tuple[int, int], ...] = ((8, 128), (2, 256))
 PEAK = 2e-4
 ALONE, FULL = 0.1, 0.2  # of the training: until when the critic learns alone, when it counts fully
 FIDELITY = 150.0  # M
@@ -137,8 +136,8 @@ class Adversarial:
         }
 
     def painter(self) -> Painter:
-        """Return the averaged decoder, for pictures on the processor."""
-        decoder = self.nets.average
+        """Return what would be shipped now, for pictures on the processor."""
+        decoder = self.shipped()
         device = decoder.last.weight.device
         return lambda *given: decoder(*(t.to(device) for t in given)).cpu()
 
@@ -150,9 +149,9 @@ class Adversarial:
         """Return by how much it is nearer to photographs than the MSE decode, a rate each."""
         return yardstick.by_rate(self.painter())
 
-    def shipped(self) -> nn.Module:
-        """Return what goes into the zoo."""
-        return self.nets.average
+    def shipped(self) -> Decoder:
+        """Return the averaged decoder, its weights rounded as in the zoo."""
+        return zoo.as_shipped(self.nets.average)
 
     def facts(self) -> dict[str, Any]:
         """Return what its card says beside what all say."""

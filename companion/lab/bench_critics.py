@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from companion.codecs import RATES
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.runs import runs_folder, write_result
 from companion.lab.train_decoder import train
-from companion.lab.work import Item, undone, work
+from companion.lab.work import Item, mark, results_of
 
 RESULT = CODECS_RESULT.with_name("critics.json")
-WEIGHTS = {
-    "hific": (0.05, 0.15, 0.5),
-    "illm": (0.008, 0.03, 0.1),
-}  # around the papers' 0.15 and 0.008
+# Around the papers' 0.15 and 0.008.
+WEIGHTS = {"hific": (0.05, 0.15, 0.5), "illm": (0.008, 0.03, 0.1)}
 SECONDS = 1_200.0
+MODELS = (*(f"hyper-{rate}" for rate in RATES), "features-loss")
 
 
 def items() -> list[Item]:
@@ -46,26 +46,24 @@ def trial(name: str, weight: float) -> dict[str, Tensor]:
 
 def run(part: tuple[int, int] = (0, 1)) -> None:
     """Do a part of what is not done yet; whoever finds all done stores the table."""
-    folder, todo = runs_folder() / "critics", items()
-    work(todo, folder, part)
-    if undone(todo, folder):
-        print("This part is done; the table is written by whoever finds all parts done.")
+    folder = runs_folder() / "critics" / mark(MODELS, SECONDS)
+    results = results_of(items(), folder, part)
+    if results is None:
         return
     rows: list[dict[str, Any]] = []
-    for item in todo:
-        _, name, weight = item.name.split("-", 2)
-        end = {k: v[-3:].mean().item() for k, v in item.result(folder).items()}
+    for item, result in results.items():
+        _, name, weight = item.split("-", 2)
+        end = {k: v[-3:].mean().item() for k, v in result.items()}
         rows.append({"name": name, "weight": float(weight), **end})
     for name in WEIGHTS:
         rank([row for row in rows if row["name"] == name])
     for row in rows:
         print("  ".join(f"{k} {v}" for k, v in row.items()))
-    hyper = [f"hyper-{rate}" for rate in range(5)]
     write_result(
         RESULT,
         "companion bench critics",
         rows,
-        weights=(*hyper, "features-loss"),
+        weights=MODELS,
         pictures="every fourth val picture of 256×256, two rates",
     )
 

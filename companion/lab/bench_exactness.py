@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from companion import zoo
 from companion.cell import to_8bit
 from companion.codecs import RATES, learned
 from companion.codecs.neural import Learned
@@ -24,7 +23,7 @@ from companion.decode import default_seed
 from companion.inversion.presets import PRESETS
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.runs import runs_folder, write_result
-from companion.lab.work import Item, undone, work
+from companion.lab.work import Item, mark, recipe, results_of
 from companion.metrics import embed, fid, kid, network, psnr
 from companion.photos import Pictures, crops
 from companion.priors import DiffusionPrior, diffusion_prior
@@ -147,14 +146,13 @@ def row(family: str, rate: int, real: Pictures, results: dict[str, dict[str, Ten
 def run(part: tuple[int, int] = (0, 1)) -> None:
     """Do a part of what is not done yet; whoever finds all done stores the table."""
     real = crops("test", CROPS, size=64, seed=1)
-    mark = zoo.card("prior")["sha256"][:8]
-    folder = runs_folder() / "exactness" / mark
-    todo = items(real)
-    work(todo, folder, part)
-    if undone(todo, folder):
-        print("This part is done; the table is written by whoever finds all parts done.")
+    models = ("prior", *(f"{family}-{rate}" for family, rate in CODECS))
+    folder = (
+        runs_folder() / "exactness" / mark(models, recipe(PRESETS[PRESET]), real.photo.tolist())
+    )
+    results = results_of(items(real), folder, part)
+    if results is None:
         return
-    results = {i.name: i.result(folder) for i in todo}
     rows = []
     for family, rate in CODECS:
         rows.append(row(family, rate, real, results))
@@ -163,7 +161,7 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
         RESULT,
         "companion bench exactness",
         rows,
-        weights=("prior", f"features-{FEATURES}", *(f"{f}-{r}" for f, r in CODECS)),
+        weights=(*models, f"features-{FEATURES}"),
         preset=PRESET,
         features=FEATURES,
         pictures=f"{CROPS} test crops of 64×64; {FOLLOWED} of them for {GENERATIONS} generations",

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from companion import zoo
 from companion.codecs.jpeg import Jpeg
 from companion.decode import decode
+from companion.inversion.presets import PRESETS
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.jobs import eight
 from companion.lab.measure import measure
 from companion.lab.runs import runs_folder, write_result
-from companion.lab.work import Item, undone, work
+from companion.lab.work import Item, mark, recipe, results_of
 from companion.photos import Pictures, pictures
 from companion.priors import diffusion_prior
 
@@ -88,15 +88,13 @@ def row(quality: int, real: Pictures, parts: list[dict[str, Tensor]]) -> dict[st
 def run(part: tuple[int, int] = (0, 1)) -> None:
     """Do a part of what is not done yet; whoever finds all done stores the table."""
     real = chosen()
-    folder = runs_folder() / "restore" / zoo.card("prior")["sha256"][:8]
-    todo = items(real)
-    work(todo, folder, part)
-    if undone(todo, folder):
-        print("This part is done; the table is written by whoever finds all parts done.")
+    folder = runs_folder() / "restore" / mark(("prior",), recipe(PRESETS[PRESET]), SAMPLING, COUNT)
+    results = results_of(items(real), folder, part)
+    if results is None:
         return
     rows = []
     for quality in QUALITIES:
-        parts = [i.result(folder) for i in todo if i.name.startswith(f"jpeg-{quality:02}-")]
+        parts = [r for name, r in results.items() if name.startswith(f"jpeg-{quality:02}-")]
         rows.append(row(quality, real, parts))
         plain, ours = rows[-1]["plain"], rows[-1]["restored"]
         print(

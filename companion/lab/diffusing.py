@@ -23,10 +23,8 @@ from companion.priors.diffusion import SHIPPED
 if TYPE_CHECKING:
     from companion.lab.train_decoder import Moment, Yardstick
 
-SHAPES: tuple[tuple[int, int], ...] = (
-    (16, 64),
-    (4, 128),
-)  # batches of pictures and their side, in turn
+# Pictures of a batch and their side, in turn.
+SHAPES: tuple[tuple[int, int], ...] = ((16, 64), (4, 128))
 PEAK = 3e-4
 QUICK = 8  # steps of the draws that are measured on the way
 
@@ -68,7 +66,7 @@ class Diffusing:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the averaged weights, and how old the prior was that they began as."""
-        return {**self.shipped().state_dict(), "begun": torch.tensor(self.begun)}
+        return {**self.averaged().state_dict(), "begun": torch.tensor(self.begun)}
 
     def load(self, state: dict[str, Tensor], step: int) -> None:
         """Take what `tensors` returned after so many steps; the average begins from there."""
@@ -102,6 +100,10 @@ class Diffusing:
         return {"loss": round(loss.item(), 5)}
 
     def shipped(self) -> ConditionalUNet:
+        """Return a network with the averaged weights, rounded as in the zoo."""
+        return zoo.as_shipped(self.averaged())
+
+    def averaged(self) -> ConditionalUNet:
         """Return a network with the averaged weights."""
         made = ConditionalUNet()
         made.load_state_dict(self.net.state_dict())
@@ -109,7 +111,7 @@ class Diffusing:
         return made
 
     def painter(self) -> Painter:
-        """Return short draws by the averaged weights, seeds in the order of asking."""
+        """Return short draws by what would be shipped now, seeds in the order of asking."""
         made, seeds = self.shipped().to(self.alpha_bar.device), itertools.count()
 
         def paint(mse: Tensor, y_hat: Tensor, rate: Tensor, beta: Tensor) -> Tensor:
@@ -131,9 +133,8 @@ class Diffusing:
     def facts(self) -> dict[str, Any]:
         """Return what its card says beside what all say."""
         return {
-            "begun_from": f"the prior after {self.begun} steps, new channels at zero"
-            if self.begun
-            else "random weights",
+            "begun_from": SHIPPED if self.begun else None,  # with new channels at zero
+            "begun_from_steps": self.begun,
             "steps_of_a_draw": STEPS,
             "steps_of_a_measured_draw": QUICK,
         }

@@ -161,6 +161,7 @@ class EndToEnd:
         """Return what its card says beside what all say."""
         return {
             "data": "photos/train",
+            "begun_from": f"hyper-{RATE}",
             "critic_weight": CRITIC["hific"],
             "target_bpp": round(float(self.target), 4),
         }

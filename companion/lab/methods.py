@@ -8,7 +8,6 @@ other settings is never taken for its result (`Method.mark`).
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from companion.inversion import dps, soft
 from companion.inversion.presets import PRESETS
 from companion.lab.bench_codecs import QUALITIES
 from companion.lab.bench_inversion import ZETA
+from companion.lab.work import mark, recipe
 from companion.priors.tiles import TiledPrior
 
 # (rate, streams, seeds or None: the bytes decide) -> 8-bit pictures [N, 3, H, W]
@@ -67,8 +67,7 @@ class Method:
 
     def mark(self, rate: int, *more: object) -> str:
         """Return eight digits that change with the weights, the settings, and what else is given."""
-        told = [self.recipe, *map(str, more), *(zoo.card(m)["sha256"] for m in self.models(rate))]
-        return hashlib.sha256("\n".join(told).encode()).hexdigest()[:8]
+        return mark(self.models(rate), self.recipe, *more)
 
     def coder(self, rate: int) -> Codec:
         """Return the codec whose bytes it decodes."""
@@ -164,7 +163,7 @@ def ours(codec: str, preset: str, rates: tuple[int, ...], most: int | None = Non
         needs=("prior",),
         random=True,
         evaluations=settings["steps"],
-        recipe=f"{call.func.__name__} {sorted(settings.items())}",
+        recipe=recipe(call),
     )
 
 

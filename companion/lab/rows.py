@@ -6,7 +6,6 @@ values without each photo; `companion.lab.tables` compares rows by them and leav
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +22,7 @@ from companion.lab.jobs import gathered, jobs
 from companion.lab.measure import disjoint, figures, measure
 from companion.lab.methods import LEARNED, Method
 from companion.lab.scales import CROP, FIXED, RATE, Scale, material, photos
-from companion.lab.work import Item
+from companion.lab.work import Item, mark
 from companion.metrics import mean, psnr
 
 DIAL = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -66,8 +65,8 @@ def item(
     scale: Scale, of: str, key: str, rate: int, names: list[str], call: Callable[[], Row]
 ) -> Item:
     """Return one measurement as an item."""
-    mark = hashlib.sha256("\n".join([scale.features, *names]).encode()).hexdigest()[:8]
-    name = f"row-{of}-{key.replace(' ', '_').replace(':', '')}-{rate}-{mark}"
+    told = mark((), scale.features, *names)
+    name = f"row-{of}-{key.replace(' ', '_').replace(':', '')}-{rate}-{told}"
 
     def run() -> dict[str, Tensor]:
         return packed({"table": of, **call()})

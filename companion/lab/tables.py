@@ -179,7 +179,10 @@ def deltas(rows: Sequence[Row], anchor: str = ANCHOR) -> list[Row]:
 
 
 def complexity(scale: Scale, rows: Sequence[Row]) -> list[Row]:
-    """Return for each method its parameters, training hours, evaluations, and seconds measured."""
+    """Return for each method its parameters, training hours, evaluations, and seconds measured.
+
+    The hours are also those of the model that a training began from.
+    """
     methods = {(m.name, m.codec): m for m in scale.present()}
     found = []
     for (name, codec), method in methods.items():
@@ -187,12 +190,13 @@ def complexity(scale: Scale, rows: Sequence[Row]) -> list[Row]:
         if not mine:
             continue
         cards = [zoo.card(n) for n in method.models(method.rates[0])]
+        before = [zoo.card(c["begun_from"]) for c in cards if c.get("begun_from")]
         found.append(
             {
                 "method": name,
                 "codec": codec,
                 "parameters": sum(c.get("parameters", 0) for c in cards),
-                "training_hours": {c["name"]: c.get("hours") for c in cards},
+                "training_hours": {c["name"]: c.get("hours") for c in [*cards, *before]},
                 "evaluations": method.evaluations,
                 "encode_seconds": sum(r["encode_seconds"] for r in mine) / len(mine),
                 "decode_seconds": sum(r["decode_seconds"] for r in mine) / len(mine),

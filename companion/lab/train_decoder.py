@@ -264,9 +264,9 @@ def settled(curve: list[dict[str, float]]) -> bool:
 
 def ship(name: str, run: Run, student: Trainee, yardstick: Yardstick) -> None:
     """Put a competitor into the zoo, with its card."""
-    module, target = student.shipped(), f"decoder-{name}"
-    if name == "end-to-end":
-        target = f"hific-{END_TO_END}"  # a codec, which `learned` opens
+    module = student.shipped()
+    codec = name == "end-to-end"  # which `learned` opens, and whose tables bear no 8-bit steps
+    target = f"hific-{END_TO_END}" if codec else f"decoder-{name}"
     gaps = student.compared(yardstick)
     told: dict[str, Any] = {
         "architecture": type(module).__name__,
@@ -283,4 +283,4 @@ def ship(name: str, run: Run, student: Trainee, yardstick: Yardstick) -> None:
         "a_competitor": all(g["fid_p"]["interval"][0] > 0 for g in gaps),
     }
     card = run.card(**told | student.facts())
-    zoo.ship(target, weights(module), card, small=True)
+    zoo.ship(target, weights(module), card, small=not codec)

@@ -247,6 +247,7 @@ class Yardstick:
 
 def ship(run: Run, net: Generator) -> None:
     """Put the averaged generator into the zoo, with its card; `unfinished` when steps are left."""
+    net = zoo.as_shipped(net)
     yardstick = Yardstick("val", FINAL_SAMPLES)
     samples = yardstick.pictures_of(net)
     floor = CropSampler("train").draw(

@@ -8,18 +8,22 @@ does not depend on who runs it, so neither does the whole.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from companion import zoo
 from companion.errors import CompanionError
 
 
@@ -62,6 +66,28 @@ def work(items: Sequence[Item], folder: Path, part: tuple[int, int] = (0, 1)) ->
             bar.set_postfix_str(item.name)
             store(item.run(), item.file(folder))
             bar.update(round(item.seconds))
+
+
+def results_of(
+    items: Sequence[Item], folder: Path, part: tuple[int, int] = (0, 1)
+) -> dict[str, dict[str, Tensor]] | None:
+    """Do a part of the items; return the results of all by name, or None while some are left."""
+    work(items, folder, part)
+    if left := undone(items, folder):
+        print(f"This part is done; others have {len(left)} of {len(items)} items yet to finish.")
+        return None
+    return {item.name: item.result(folder) for item in items}
+
+
+def mark(models: Iterable[str], *settings: object) -> str:
+    """Return eight digits that change with the weights of the models, and with the settings."""
+    told = [*(zoo.card(name)["sha256"] for name in models), *map(str, settings)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:8]
+
+
+def recipe(call: partial[Any]) -> str:
+    """Return what a sampler is called and told, for marks."""
+    return f"{call.func.__name__} {sorted(call.keywords.items())}"
 
 
 def store(result: dict[str, Tensor], path: Path) -> None:
