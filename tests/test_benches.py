@@ -7,16 +7,11 @@ import json
 import pytest
 import torch
 
-from companion import zoo
 from companion.errors import CompanionError
 from companion.lab import bench_exactness, bench_inversion, bench_restore
 from companion.lab.bench_inversion import MSE, Stage, grid
 from companion.metrics import psnr
 from companion.photos import Pictures, crops
-
-pytestmark = pytest.mark.skipif(
-    "prior" not in zoo.names(), reason="the diffusion prior has not been trained yet"
-)
 
 
 @pytest.fixture

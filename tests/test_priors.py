@@ -197,12 +197,10 @@ def test_a_draw_depends_on_its_seed_and_not_on_its_neighbours() -> None:
 @pytest.fixture(scope="module")
 def shipped() -> priors.DiffusionPrior:
     """Return the shipped diffusion prior."""
-    if "prior" not in zoo.names():
-        pytest.skip("the diffusion prior has not been trained yet")
     return priors.diffusion_prior()
 
 
-def test_the_shipped_prior_beats_the_gaussian_one_at_every_level(
+def test_the_shipped_prior_beats_the_gaussian_one_between_little_noise_and_much(
     shipped: priors.DiffusionPrior, law: GaussianPrior
 ) -> None:
     x = crops("val", 48, size=64, seed=5).pictures * 2 - 1
