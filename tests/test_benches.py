@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from companion.errors import CompanionError
 from companion.lab import bench_exactness, bench_inversion, bench_restore
-from companion.lab.bench_inversion import MSE, Stage, grid
+from companion.lab.bench_inversion import MSE, Stage, grid, ours
 from companion.metrics import psnr
 from companion.photos import Pictures, crops
 
@@ -54,10 +55,13 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setenv("COMPANION_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(bench_inversion, "RESULT", tmp_path / "table.json")
     monkeypatch.setattr(bench_inversion, "SEARCHED", tmp_path / "search.json")
+    monkeypatch.setattr(bench_inversion, "LONG_SEARCHED", tmp_path / "long.json")
     monkeypatch.setattr(bench_inversion, "BATCH", 4)
     steps = grid("dps", (2,), zeta=bench_inversion.ZETA)
-    search = Stage("val", 8, "loss", (MSE, *steps, *grid("ours", (2,))))
+    chosen = (("dps", "zeta", bench_inversion.ZETA),)
+    search = Stage("val", 8, "loss", (MSE, *steps, *ours(2)), chosen)
     monkeypatch.setattr(bench_inversion, "SEARCH", search)
+    monkeypatch.setattr(bench_inversion, "LONG", Stage("val", 4, "loss", tuple(steps)))
     monkeypatch.setattr(bench_inversion, "TABLE", Stage("test", 8, "judge", (MSE, *steps)))
 
 
@@ -78,7 +82,8 @@ def test_two_parts_make_the_table_of_samplers(short: None) -> None:
 def test_the_table_is_not_made_with_other_settings_than_were_found(
     short: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench_inversion, "ZETA", 7.0)
+    other = replace(bench_inversion.SEARCH, chosen=(("dps", "zeta", 7.0),))
+    monkeypatch.setattr(bench_inversion, "SEARCH", other)
     with pytest.raises(CompanionError, match="best with zeta"):
         bench_inversion.run()
     assert not bench_inversion.RESULT.exists()

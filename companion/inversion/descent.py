@@ -31,6 +31,7 @@ def descend(
     steps: int,
     seeds: Sequence[int],
     start: float | None = None,
+    end: float | None = None,
     order: int = 1,
     calm: float = 0.0,
     watch: Watcher | None = None,
@@ -38,14 +39,15 @@ def descend(
     """Draw one public picture a cell, with an estimate that knows of the cells.
 
     With `start`, a noise level in the prior's units, the descent begins there, from the noised MSE
-    decode, and not from pure noise.  What `order` and `calm` do to a step: `companion.priors.drawing`.
+    decode, and not from pure noise; `end` is the last noise level above 0.  What `order` and `calm`
+    do to a step: `companion.priors.drawing`.
     `watch` is shown every estimate.
     """
     record = Record()
     since = time.perf_counter()
     noise = Noise(check_seeds(seeds, cells))
     descent = Descent(order, noise, calm)
-    levels = noise_levels(prior, steps, start).tolist()
+    levels = noise_levels(prior, steps, start, end).tolist()
     own = prior.units.own(cells.decodes())
     x = levels[0] * noise.like(own) + (own if start is not None else 0)
     for step, (t, s) in enumerate(pairwise(levels)):

@@ -3,9 +3,10 @@
 Means, not draws, go down the levels: for photographs the error of an estimate is nothing like a
 stationary Gaussian, strong along edges and absent from a clear sky, and drawing it puts grain where
 none belongs.  What spread means lose in few steps, steps of second order keep.  The start is the noised
-MSE decode, at a level where what the file leaves open is small against the noise (chapter 14).
-`bench inversion` measures each choice; the numbers of steps are not chosen on val yet, so neither
-name is a claim.
+MSE decode, at a level where what the file leaves open is small against the noise.  The prior is doubted
+while there is much noise, and the last level is one at which this network still removes more than it
+leaves (chapter 14).  `bench inversion` measures each choice, on val; the numbers of steps are not
+chosen there yet, so neither name is a claim.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from companion.inversion.soft import soft
 
-ours = partial(soft, drawn=False, order=2, start=1.0)
+ours = partial(soft, drawn=False, order=2, start=2.0, end=0.1, doubt=3.0)
 
 # Each is called as preset(prior, cells, seeds=[…]).
 PRESETS: dict[str, partial[Any]] = {

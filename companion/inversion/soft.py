@@ -43,10 +43,11 @@ Linear = Callable[[Tensor], Tensor]
 
 
 class Spread:
-    """A prior's uncertainty at one noise level, in public units."""
+    """A prior's uncertainty at one noise level, in public units; what `doubt` does: see `soft`."""
 
-    def __init__(self, prior: Prior, sigma: float) -> None:
-        self.known, self.scale = prior.uncertainty(sigma), prior.units.scale
+    def __init__(self, prior: Prior, sigma: float, doubt: float = 0.0) -> None:
+        self.known = prior.uncertainty(sigma)
+        self.scale = prior.units.scale * (1 + doubt * sigma / prior.deviation)
 
     def apply(self, x: Tensor) -> Tensor:
         """Return C x."""
@@ -70,7 +71,9 @@ def forward_difference(cells: Boxes, x: Tensor, y: Tensor) -> Linear:
     return forth
 
 
-def latent_variances(prior: Prior, cells: Boxes, levels: Sequence[float]) -> Tensor:
+def latent_variances(
+    prior: Prior, cells: Boxes, levels: Sequence[float], doubt: float = 0.0
+) -> Tensor:
     """Return diag(J C(σ) Jᵀ) at the MSE decodes, [L, N, D]: how unsure the prior is of each latent."""
     x = cells.decodes()
     with torch.no_grad():
@@ -83,7 +86,7 @@ def latent_variances(prior: Prior, cells: Boxes, levels: Sequence[float]) -> Ten
         ways = torch.randn(PROBES, *x.shape[1:], generator=generator).to(x) / PROBES**0.5
     found = []
     for sigma in levels:
-        root = Spread(prior, sigma).root
+        root = Spread(prior, sigma, doubt).root
         along = torch.stack([forth(root(way.expand_as(x))) for way in ways])
         found.append(along.square().sum(0).clamp_min(1e-12))
     return torch.stack(found)
@@ -168,21 +171,26 @@ def soft(
     order: int = 1,
     calm: float = 0.0,
     start: float | None = None,
+    end: float | None = None,
+    doubt: float = 0.0,
     watch: Watcher | None = None,
 ) -> tuple[Tensor, Record]:
     """Return one draw a cell; `inner` conjugate gradient steps are made at each noise level.
 
-    Down the levels go draws of x₀ if `drawn`, else means, which steps of `order` 2 suit better.
+    Down the levels go draws of x₀ if `drawn`, else means, which steps of `order` 2 suit better.  With
+    `doubt` the prior is taken to be 1 + doubt · σ / deviation times as unsure as it says, so that the
+    cell counts for more than it should while there is much noise, and for what it should at the end.
     """
-    ladder = noise_levels(prior, steps, start)
+    ladder = noise_levels(prior, steps, start, end)
     measured = np.geomspace(ladder[0], ladder[-2], min(steps, LEVELS)).tolist()
-    variances = latent_variances(prior, cells, measured)
+    variances = latent_variances(prior, cells, measured, doubt)
 
     def estimate(x: Tensor, sigma: float, noise: Noise) -> Tensor:
         with torch.no_grad():
             x_0 = prior.units.public(prior.denoise(x, x.new_full((len(x),), sigma)))
         here = between(measured, variances, sigma)
-        told = tilt(x_0, cells, Spread(prior, sigma), here, inner, noise if drawn else None)
+        spread = Spread(prior, sigma, doubt)
+        told = tilt(x_0, cells, spread, here, inner, noise if drawn else None)
         return prior.units.own(told)
 
     return descend(
@@ -192,6 +200,7 @@ def soft(
         steps=steps,
         seeds=seeds,
         start=start,
+        end=end,
         order=order,
         calm=calm,
         watch=watch,

@@ -11,6 +11,7 @@ once: what was chosen, on test crops by the *judge*.  Both are items that can be
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,17 +26,28 @@ from companion.codecs import learned
 from companion.errors import CompanionError
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.runs import runs_folder, write_result
-from companion.lab.work import Item, mark, recipe, results_of
-from companion.metrics import embed, fid, kid, network, psnr, sliced_wasserstein
+from companion.lab.work import Item, mark, results_of
+from companion.metrics import (
+    Score,
+    difference,
+    embed,
+    fid,
+    kid,
+    network,
+    psnr,
+    sliced_wasserstein,
+)
 from companion.photos import Pictures, crops
 from companion.priors import diffusion_prior
 
 RESULT = CODECS_RESULT.with_name("inversion.json")
 SEARCHED = CODECS_RESULT.with_name("inversion-search.json")
+LONG_SEARCHED = CODECS_RESULT.with_name("inversion-search-long.json")
 CODEC = ("hyper", 1)
 BATCH = 32
-# The step size of DPS and the share of guidance in DSG; the table refuses any but the search's best.
-ZETA = 0.6
+# The step size of DPS, in hundreds of steps and in a thousand, and the share of guidance in DSG; the
+# table refuses any but the search's best.
+ZETA, LONG_ZETA = 4.8, 1.2
 RATE = 0.1
 
 
@@ -62,14 +74,22 @@ def grid(sampler: str, steps: tuple[int, ...], **options: Any) -> list[Trial]:
     return [Trial(f"{sampler} ({said})" if said else sampler, sampler, n, options) for n in steps]
 
 
+def ours(*steps: int, **changes: Any) -> list[Trial]:
+    """Return trials of our sampler with some of its settings changed."""
+    said = ", ".join(f"{k} {v}" for k, v in changes.items())
+    options = inversion.ours.keywords | changes
+    return [Trial(f"ours ({said})" if said else "ours", "ours", n, options) for n in steps]
+
+
 @dataclass(frozen=True)
 class Stage:
-    """What is tried, on which crops, and who judges."""
+    """What is tried, on which crops, and who judges; `chosen` must be the best of what is tried."""
 
     split: str
     crops: int
     features: str
     trials: tuple[Trial, ...]
+    chosen: tuple[tuple[str, str, float], ...] = ()  # (sampler, option, value)
 
 
 MSE = Trial("MSE decode", "mse", 0)
@@ -77,31 +97,43 @@ SEARCH = Stage(
     *("val", 128, "loss"),
     (
         MSE,
-        *(trial for z in (0.3, 0.6, 1.2) for trial in grid("dps", (250,), zeta=z)),
-        *(trial for r in (0.05, 0.1, 0.2) for trial in grid("dsg", (50,), rate=r)),
+        *(trial for z in (0.6, 1.2, 2.4, 4.8, 9.6) for trial in grid("dps", (250,), zeta=z)),
+        *(trial for r in (0.05, 0.1, 0.2, 0.4) for trial in grid("dsg", (50,), rate=r)),
         *grid("proximal", (10, 20, 50), domain="picture"),
         *grid("proximal", (10, 20, 50), domain="latent"),
         *grid("proximal", (10, 20, 50), domain="cell", margin=0.25),
         *grid("proximal", (8, 16), domain="latent", start=1.0),
         *grid("soft", (10, 20)),
         *grid("soft", (8, 16, 32), drawn=False),
-        *grid("ours", (4, 8, 16, 32, 64)),
-        *grid("ours", (8, 16, 32), calm=1.0),
-        *grid("ours", (8, 16, 32), start=2.0),
-        *grid("ours", (4, 8, 16), start=0.5),
+        *ours(4, 6, 8, 12, 16, 32, 64),
+        *(trial for d in (0.0, 1.5, 6.0) for trial in ours(8, doubt=d)),
+        *(trial for e in (0.004, 0.05, 0.2) for trial in ours(8, end=e)),
+        *(trial for s in (0.5, 1.0, 4.0) for trial in ours(8, 32, start=s)),
+        *ours(8, 32, calm=0.5),
+        *ours(8, 32, order=1),
+        *ours(8, inner=2),
+        *ours(8, inner=8),
     ),
+    chosen=(("dps", "zeta", ZETA), ("dsg", "rate", RATE)),
+)
+# A thousand steps of the size that is best for 250 push four times as often.
+LONG = Stage(
+    *("val", 32, "loss"),
+    tuple(trial for z in (0.6, 1.2, 2.4, 4.8) for trial in grid("dps", (1000,), zeta=z)),
+    chosen=(("dps", "zeta", LONG_ZETA),),
 )
 TABLE = Stage(
     *("test", 256, "judge"),
     (
         MSE,
-        *grid("dps", (100, 1000), zeta=ZETA),
+        *grid("dps", (100,), zeta=ZETA),
+        *grid("dps", (1000,), zeta=LONG_ZETA),
         *grid("dsg", (50,), rate=RATE),
         *grid("proximal", (20,), domain="picture"),
         *grid("proximal", (10, 20, 50), domain="latent"),
         *grid("proximal", (20,), domain="cell", margin=0.25),
         *grid("soft", (10, 20)),
-        *grid("ours", (4, 8, 16, 32, 64)),
+        *ours(4, 8, 16, 32, 64),
     ),
 )
 
@@ -138,21 +170,24 @@ def draw(stage: Stage, trial: Trial, start: int) -> dict[str, Tensor]:
         seeds = list(range(start, start + len(cells)))
         drawn, record = sampler(prior, cells, steps=trial.steps, seeds=seeds, **trial.options)
         x, seconds, evaluations = to_8bit(drawn), record.seconds, record.evaluations
+    since = time.perf_counter()
     home, exact = cells.project(x)
+    projecting = (time.perf_counter() - since) / len(x)
     return {
         "drawn": x,
         "projected": home,
         "drawn exact": cells.contains(x),
         "projected exact": exact,
         "seconds": torch.full((len(x),), seconds / len(x)),
+        "projecting": torch.full((len(x),), projecting),
         "evaluations": torch.full((len(x),), evaluations),
     }
 
 
 def measure(
     trial: Trial, drawn: dict[str, Tensor], cells: LatentCells, real: Pictures, features: str
-) -> dict[str, Any]:
-    """Return a row: before projection, and after."""
+) -> tuple[dict[str, Any], Score]:
+    """Return a row, before projection and after, and the FID-P after it for paired differences."""
     net, photo = network(features), real.photo.tolist()
     original = embed(net, real.pictures, photo)
     latents = cells.y_hat[0].numel()
@@ -163,15 +198,17 @@ def measure(
         "options": trial.options,
         "evaluations": int(drawn["evaluations"].max()),
         "seconds": round(float(drawn["seconds"].double().mean()), 4),
+        "projecting": round(float(drawn["projecting"].double().mean()), 4),
         "features": features,
     }
     for when in ("drawn", "projected"):
         x = drawn[when]
         fake = embed(net, x, photo)
+        score = fid(original, fake)
         with torch.no_grad():
             u = (cells.analysis(x) - cells.centre)[:, :latents]
         row[when] = {
-            "fid_p": fid(original, fake).as_dict(),
+            "fid_p": score.as_dict(),
             "kid_p": kid(original, fake).as_dict(),
             "sliced_wasserstein": sliced_wasserstein(real.pictures, x, photo).as_dict(),
             "psnr": round(psnr(real.pictures, x).mean().item(), 3),
@@ -179,14 +216,14 @@ def measure(
             "u_deviation": round(u.std().item(), 4),
             "u_beyond": round((u.abs() > 0.5).double().mean().item(), 5),
         }
-    return row
+    return row, score
 
 
 def run(part: tuple[int, int] = (0, 1)) -> None:
     """Do a part of the search and of the table; whoever finds a stage done writes its result."""
-    for stage, path in ((SEARCH, SEARCHED), (TABLE, RESULT)):
+    for stage, path in ((SEARCH, SEARCHED), (LONG, LONG_SEARCHED), (TABLE, RESULT)):
         name = learned(*CODEC).name
-        folder = runs_folder() / "inversion" / mark((name, "prior"), recipe(inversion.ours))
+        folder = runs_folder() / "inversion" / mark((name, "prior"))
         results = results_of(items(stage), folder, part)
         if results is None:
             return
@@ -201,16 +238,20 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
             codec=name,
             real={"u_deviation": real_deviation(cells, real)},
         )
-        check_choices(rows)
+        check_choices(stage, rows)
 
 
-def check_choices(rows: Sequence[dict[str, Any]]) -> None:
+def check_choices(stage: Stage, rows: Sequence[dict[str, Any]]) -> None:
     """Refuse to go on while the table would be made with other settings than the search found best."""
-    for sampler, option, chosen in (("dps", "zeta", ZETA), ("dsg", "rate", RATE)):
-        tried = [r for r in rows if r["sampler"] == sampler and r["features"] == SEARCH.features]
-        if not tried:
-            continue
+    for sampler, option, chosen in stage.chosen:
+        tried = [r for r in rows if r["sampler"] == sampler]
         best = min(tried, key=lambda r: r["projected"]["fid_p"]["value"])["options"][option]
+        values = [r["options"][option] for r in tried]
+        if best in (min(values), max(values)) and len(values) > 1:
+            raise CompanionError(
+                f"On val {sampler} is best with {option} {best}, the end of what was tried: add values "
+                "beyond it to SEARCH, and run it again."
+            )
         if best != chosen:
             raise CompanionError(
                 f"On val {sampler} is best with {option} {best}, and the table would be made with "
@@ -219,14 +260,23 @@ def check_choices(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def rows_of(stage: Stage, results: Sequence[dict[str, Tensor]]) -> list[dict[str, Any]]:
-    """Return the measurements of all trials, in order; print them."""
+    """Return the measurements of all trials, in order; print them.
+
+    `beyond` is a row's FID-P minus that of the longest DPS on the same pictures, with its interval.
+    """
     real, cells = material(stage.split, stage.crops)
-    each, rows = len(results) // len(stage.trials), []
+    each, rows, scores = len(results) // len(stage.trials), [], []
     for k, trial in enumerate(stage.trials):
         parts = results[k * each : (k + 1) * each]
         drawn = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-        rows.append(measure(trial, drawn, cells, real, stage.features))
-        show(rows[-1])
+        row, score = measure(trial, drawn, cells, real, stage.features)
+        rows.append(row)
+        scores.append(score)
+        show(row)
+    longest = max(rows, key=lambda r: r["steps"] if r["sampler"] == "dps" else -1)
+    reference = scores[rows.index(longest)]
+    for row, score in zip(rows, scores, strict=True):
+        row["beyond"] = difference(score, reference).as_dict()
     return rows
 
 

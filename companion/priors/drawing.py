@@ -34,13 +34,17 @@ class Noise:
         return torch.stack(drawn).to(x.device)
 
 
-def noise_levels(prior: Prior, steps: int, highest: float | None = None) -> Tensor:
+def noise_levels(
+    prior: Prior, steps: int, highest: float | None = None, lowest: float | None = None
+) -> Tensor:
     """Return steps + 1 falling noise levels in the prior's units, the last of them 0.
 
-    `highest` is where to start, in the prior's units (by default far above the data).
+    `highest` is where to start, by default far above the data; `lowest` the last level above 0, by
+    default far below it.  Both in the prior's units.
     """
     top = HIGHEST * prior.deviation if highest is None else highest
-    ends = torch.tensor([top, LOWEST * prior.deviation], dtype=torch.float64) ** (1 / SPACING)
+    bottom = LOWEST * prior.deviation if lowest is None else lowest
+    ends = torch.tensor([top, bottom], dtype=torch.float64) ** (1 / SPACING)
     rungs = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, steps, dtype=torch.float64))
     return torch.cat([rungs**SPACING, torch.zeros(1, dtype=torch.float64)])
 
