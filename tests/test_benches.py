@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from companion.errors import CompanionError
 from companion.lab import bench_exactness, bench_inversion, bench_restore
-from companion.lab.bench_inversion import MSE, Stage, grid, ours
+from companion.lab.bench_inversion import MSE, Stage, check_choices, grid, ours
 from companion.metrics import psnr
 from companion.photos import Pictures, crops
 
@@ -87,6 +88,20 @@ def test_the_table_is_not_made_with_other_settings_than_were_found(
     with pytest.raises(CompanionError, match="best with zeta"):
         bench_inversion.run()
     assert not bench_inversion.RESULT.exists()
+
+
+def test_a_choice_at_the_end_of_what_was_tried_is_refused() -> None:
+    def row(zeta: float, value: float) -> dict[str, Any]:
+        return {
+            "sampler": "dps",
+            "options": {"zeta": zeta},
+            "projected": {"fid_p": {"value": value}},
+        }
+
+    stage = Stage("val", 8, "loss", (MSE,), (("dps", "zeta", 2.0),))
+    check_choices(stage, [row(1.0, 9.0), row(2.0, 8.0), row(4.0, 9.0)])
+    with pytest.raises(CompanionError, match="the end of what was tried"):
+        check_choices(stage, [row(1.0, 9.0), row(2.0, 8.0)])
 
 
 def test_restored_files_keep_their_coefficients() -> None:

@@ -56,6 +56,19 @@ def test_the_soft_cell_has_the_posteriors_spread(line: tuple[Gaussian, Quantiser
     assert record.exact.double().mean() > 0.98
 
 
+def test_doubt_and_an_early_end_cost_spread_where_the_prior_is_true(
+    line: tuple[Gaussian, QuantiserCells],
+) -> None:
+    prior, cells = line
+
+    def spread(**liberties: float) -> float:
+        told = {"steps": 12, "seeds": SEEDS, "inner": 1, "drawn": False, "order": 2}
+        return soft(prior, cells, **told, **liberties)[0].std().item()
+
+    assert spread(doubt=3.0) < 0.9 * spread()
+    assert spread(end=0.2) < 0.9 * spread()
+
+
 def test_with_means_in_place_of_draws_few_steps_lose_the_spread(
     line: tuple[Gaussian, QuantiserCells],
 ) -> None:

@@ -162,6 +162,12 @@ def test_draws_of_an_exact_prior_have_its_law(steps: int) -> None:
         torch.testing.assert_close(x.T.cov(), source.cov, atol=0.1, rtol=0)
 
 
+def test_noise_levels_fall_between_the_ends_that_are_asked_for() -> None:
+    levels = noise_levels(Gaussian(torch.zeros(1), torch.ones(1)), 5, highest=2.0, lowest=0.1)
+    assert levels[[0, -2, -1]].tolist() == pytest.approx([2.0, 0.1, 0.0])
+    assert (levels.diff() < 0).all()
+
+
 @pytest.mark.parametrize("calm", [0.0, 1.0])
 def test_steps_that_look_back_keep_the_spread_that_others_lose(calm: float) -> None:
     law = Gaussian(torch.zeros(2), torch.tensor([0.25, 0.0025]))

@@ -19,6 +19,7 @@ from companion.lab import ablations, full, scales
 from companion.lab import measure as measure_module
 from companion.lab import reproduce as module
 from companion.lab import work as work_module
+from companion.lab.bench_inversion import ZETA
 from companion.lab.graphics import graphics
 from companion.lab.jobs import chain, digest, jobs, round_trip
 from companion.lab.methods import Method, gaussian_draws
@@ -268,13 +269,14 @@ def test_differences_are_on_the_same_pictures() -> None:
 
 
 def test_surrogates_are_compared_with_the_usual_one() -> None:
-    names = ("zeta: 0.3", "zeta: 0.6", "rounding: soft", "domain: picture", "domain: cell")
+    usual = f"zeta: {ZETA:g}"
+    names = ("zeta: 0.6", usual, "rounding: soft", "domain: picture", "domain: cell")
     figures = {"fid_p": kept(1.0)}
     made = [{"method": f"ablation {n}", "drawn": figures, "projected": figures} for n in names]
     found = {d["method"]: d["minus"] for d in ablation_differences(made)}
     assert found == {
-        "ablation zeta: 0.6": "ablation zeta: 0.3",
-        "ablation rounding: soft": "ablation zeta: 0.6",
+        f"ablation {usual}": "ablation zeta: 0.6",
+        "ablation rounding: soft": f"ablation {usual}",
         "ablation domain: cell": "ablation domain: picture",
     }
 

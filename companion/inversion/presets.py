@@ -4,9 +4,9 @@ Means, not draws, go down the levels: for photographs the error of an estimate i
 stationary Gaussian, strong along edges and absent from a clear sky, and drawing it puts grain where
 none belongs.  What spread means lose in few steps, steps of second order keep.  The start is the noised
 MSE decode, at a level where what the file leaves open is small against the noise.  The prior is doubted
-while there is much noise, and the last level is one at which this network still removes more than it
-leaves (chapter 14).  `bench inversion` measures each choice, on val; the numbers of steps are not
-chosen there yet, so neither name is a claim.
+while there is much noise, and the last level above zero is far from the least (chapter 14).
+`bench inversion` measures each choice, on val; the numbers of steps are not chosen there yet, so
+neither name is a claim.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ def soft(
 
     Down the levels go draws of x₀ if `drawn`, else means, which steps of `order` 2 suit better.  With
     `doubt` the prior is taken to be 1 + doubt · σ / deviation times as unsure as it says, so that the
-    cell counts for more than it should while there is much noise, and for what it should at the end.
+    cell counts for more than it should while there is much noise, and less and less so further down.
     """
     ladder = noise_levels(prior, steps, start, end)
     measured = np.geomspace(ladder[0], ladder[-2], min(steps, LEVELS)).tolist()

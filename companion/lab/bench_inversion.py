@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -76,9 +76,8 @@ def grid(sampler: str, steps: tuple[int, ...], **options: Any) -> list[Trial]:
 
 def ours(*steps: int, **changes: Any) -> list[Trial]:
     """Return trials of our sampler with some of its settings changed."""
-    said = ", ".join(f"{k} {v}" for k, v in changes.items())
-    options = inversion.ours.keywords | changes
-    return [Trial(f"ours ({said})" if said else "ours", "ours", n, options) for n in steps]
+    every = inversion.ours.keywords | changes
+    return [replace(trial, options=every) for trial in grid("ours", steps, **changes)]
 
 
 @dataclass(frozen=True)
@@ -250,7 +249,7 @@ def check_choices(stage: Stage, rows: Sequence[dict[str, Any]]) -> None:
         if best in (min(values), max(values)) and len(values) > 1:
             raise CompanionError(
                 f"On val {sampler} is best with {option} {best}, the end of what was tried: add values "
-                "beyond it to SEARCH, and run it again."
+                "beyond it to the stage, and run it again."
             )
         if best != chosen:
             raise CompanionError(
@@ -262,7 +261,7 @@ def check_choices(stage: Stage, rows: Sequence[dict[str, Any]]) -> None:
 def rows_of(stage: Stage, results: Sequence[dict[str, Tensor]]) -> list[dict[str, Any]]:
     """Return the measurements of all trials, in order; print them.
 
-    `beyond` is a row's FID-P minus that of the longest DPS on the same pictures, with its interval.
+    `beyond` is a row's FID-P minus that of the longest DPS, the best of those, on the same pictures.
     """
     real, cells = material(stage.split, stage.crops)
     each, rows, scores = len(results) // len(stage.trials), [], []
@@ -273,10 +272,10 @@ def rows_of(stage: Stage, results: Sequence[dict[str, Tensor]]) -> list[dict[str
         rows.append(row)
         scores.append(score)
         show(row)
-    longest = max(rows, key=lambda r: r["steps"] if r["sampler"] == "dps" else -1)
-    reference = scores[rows.index(longest)]
+    paper = [k for k, row in enumerate(rows) if row["sampler"] == "dps"]
+    best = max(paper, key=lambda k: (rows[k]["steps"], -scores[k].value))
     for row, score in zip(rows, scores, strict=True):
-        row["beyond"] = difference(score, reference).as_dict()
+        row["beyond"] = difference(score, scores[best]).as_dict()
     return rows
 
 

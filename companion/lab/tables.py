@@ -7,6 +7,7 @@ from typing import Any
 
 from companion import zoo
 from companion.errors import CompanionError
+from companion.lab.bench_inversion import ZETA
 from companion.lab.measure import paired
 from companion.lab.scales import Scale
 from companion.metrics import bd_quality, shown
@@ -139,12 +140,12 @@ def projection(rows: Sequence[Row]) -> list[Row]:
 def ablation_differences(rows: Sequence[Row]) -> list[Row]:
     """Return the differences of ablations to that of their kind that they are seen beside.
 
-    That is the first of the kind; for surrogates of rounding it is the usual one, DPS at ζ = 0.6.
+    That is the first of the kind; for surrogates of rounding it is the usual one, DPS at the same ζ.
     """
     named = {row["method"]: row for row in rows}
     first: dict[str, Row] = {}
-    if "ablation zeta: 0.6" in named:
-        first["ablation rounding"] = named["ablation zeta: 0.6"]
+    if (straight := f"ablation zeta: {ZETA:g}") in named:
+        first["ablation rounding"] = named[straight]
     found = []
     for row in rows:
         beside = first.setdefault(row["method"].split(":")[0], row)
