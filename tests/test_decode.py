@@ -122,7 +122,7 @@ def test_tiles_leave_no_seam() -> None:
     def roughness(overlap: int) -> float:
         y = TiledPrior(prior, 64, overlap).denoise(x + 0.5 * noise, sigma)
         there, here = ((z[..., 1:] - z[..., :-1]).square().mean((0, 1, 2)) for z in (x, y))
-        starts = TiledPrior(prior, 64, overlap)._starts(256)[1:]
+        starts = TiledPrior(prior, 64, overlap).starts(256)[1:]
         excess = (here / there).sqrt()
         return (excess[[s - 1 for s in starts]].mean() / excess.median()).item()
 

@@ -18,9 +18,10 @@ from companion.decode import decode
 from companion.inversion.presets import PRESETS
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.jobs import eight
-from companion.lab.measure import measure
+from companion.lab.measure import figures, paired
 from companion.lab.runs import runs_folder, write_result
 from companion.lab.work import Item, mark, recipe, results_of
+from companion.metrics import shown
 from companion.photos import Pictures, pictures
 from companion.priors import diffusion_prior
 
@@ -78,10 +79,12 @@ def row(quality: int, real: Pictures, parts: list[dict[str, Tensor]]) -> dict[st
         "bpp": 8 * found["bytes"].double().mean().item() / real.pictures[0, 0].numel(),
         "seconds": found["seconds"].mean().item(),
     }
+    full = {}
     for way in ("plain", "restored"):
         y = found[way].float() / 255
-        told[way] = measure(real.pictures, y, real.photo.tolist(), FEATURES)
-        told[way]["exact"] = int(found[f"{way} exact"].sum())
+        full[way] = figures(real.pictures, y, real.photo.tolist(), FEATURES)
+        told[way] = shown(full[way]) | {"exact": int(found[f"{way} exact"].sum())}
+    told["beyond"] = paired(full["restored"], full["plain"])
     return told
 
 

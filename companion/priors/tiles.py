@@ -2,7 +2,7 @@
 
 At each noise level the estimate of a large picture is the average of the estimates of overlapping
 tiles, weighed by windows that fade towards the borders of a tile.  All tiles are parts of one noisy
-picture and go down the noise levels together, so there is no moment at which a seam could form.
+picture and go down the noise levels together, so they cannot drift apart into different draws.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TiledPrior:
         """Return E[x₀ | x_t] as the tiles see it, for noise levels sigma [N]."""
         height, width = x_t.shape[-2:]
         x = mirrored(x_t, max(0, self.side - height), max(0, self.side - width))
-        rows, columns = self._starts(x.shape[-2]), self._starts(x.shape[-1])
+        rows, columns = self.starts(x.shape[-2]), self.starts(x.shape[-1])
         places = [(n, a, b) for n in range(len(x)) for a in rows for b in columns]
         total, weight = torch.zeros_like(x), torch.zeros_like(x[:, :1])
         window = self.window.to(x)
@@ -48,7 +48,7 @@ class TiledPrior:
                 weight[n, :, a : a + self.side, b : b + self.side] += window
         return (total / weight)[..., :height, :width]
 
-    def _starts(self, length: int) -> list[int]:
+    def starts(self, length: int) -> list[int]:
         """Return where tiles begin so that they cover `length`, overlapping evenly."""
         count = 1 + -(-(length - self.side) // (self.side - self.overlap))
         return torch.linspace(0, length - self.side, count).round().int().tolist()

@@ -255,8 +255,9 @@ def check_start(start_for: Callable[..., Any]) -> str | None:
             sigma = start_for(kappa, share)
             if sigma is None:
                 return "it should return a noise level."
-            if not math.isclose(sigma**2 / (sigma**2 + kappa), share, rel_tol=1e-6):
-                return f"from there, {sigma**2 / (sigma**2 + kappa):.3f} is kept and not {share}."
+            kept = 1 - (kappa / (kappa + sigma**2)) ** 2
+            if not math.isclose(kept, share, rel_tol=1e-6):
+                return f"from there, {kept:.3f} is kept and not {share}."
     return None
 
 
