@@ -37,7 +37,7 @@ def misfit(cells: Boxes, domain: str, margin: float = 0.0) -> Misfit:
 
 
 def pull(x: Tensor, vanish: Misfit, steps: int, relaxation: float = 1.0) -> Tensor:
-    """Bring ‖vanish(x)‖² down by Polyak steps, each as long as would end a linear problem."""
+    """Bring ‖vanish(x)‖² down by steps of twice Polyak's length: one would end a single linear equation."""
     for _ in range(steps):
         x = x.detach().requires_grad_(True)
         energy = 0.5 * vanish(x).flatten(1).square().sum(1)
