@@ -15,7 +15,13 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".jxl", ".bmp", ".tif", "
 
 JPEG = (".jpg", ".jpeg")
 
-LONG = ("critics", "inversion", "exactness", "restore")  # measurements that are cut and spread
+LONG = (
+    "critics",
+    "conditional",
+    "inversion",
+    "exactness",
+    "restore",
+)  # measurements that are cut and spread
 
 TRAINED = {
     "codec": ("hyper", "elic"),

@@ -8,6 +8,7 @@ bytes may be one of our streams or any ordinary JPEG file.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -43,6 +44,7 @@ class Decoded:
     exact: Tensor  # bool [K]: does it compress to the very same bytes?
     slack: Tensor  # [K]: how far the nearest symbol is from flipping, in quantiser steps
     records: list[Record] = field(default_factory=list)  # of the sampler, a picture each
+    drawn: Tensor | None = None  # what it drew, 8 bit, before that was brought into the cell
     metadata: dict[str, bytes] = field(default_factory=dict)
 
     @property
@@ -95,7 +97,7 @@ def decode(
     """
     opened = open_stream(data, source=source)
     if mode == "mse":
-        return _judged(opened.mse, opened, [])
+        return _judged(opened.mse, opened)
     if mode != "perceptual":
         raise CompanionError(f"There is no mode {mode!r}: it is mse or perceptual.")
     if preset not in PRESETS:
@@ -110,17 +112,20 @@ def decode(
     side = getattr(prior, "side", None)
     if side is not None and tuple(opened.mse.shape[-2:]) != (side, side):
         prior = TiledPrior(prior, side)
-    found, records = [], []
+    found, records, raw = [], [], []
     for k in range(samples):  # one by one: a picture must not depend on how many were asked for
         drawn, record = PRESETS[preset](prior, opened.cells, seeds=[first + k])
         found.append(opened.cells.project(drawn)[0])
         records.append(record)
+        raw.append(to_8bit(drawn))
     pictures = torch.cat(found)
     if dial < 1:
         pictures = to_8bit(opened.mse + dial * (pictures - opened.mse))
-    return _judged(pictures, opened, records)
+    return _judged(pictures, opened, records, torch.cat(raw))
 
 
-def _judged(pictures: Tensor, opened: Opened, records: list[Record]) -> Decoded:
+def _judged(
+    pictures: Tensor, opened: Opened, records: Sequence[Record] = (), drawn: Tensor | None = None
+) -> Decoded:
     slack = opened.cells[torch.zeros(len(pictures), dtype=torch.long)].slack(pictures)
-    return Decoded(pictures, slack > 0, slack, records, opened.metadata)
+    return Decoded(pictures, slack > 0, slack, list(records), drawn, opened.metadata)

@@ -56,13 +56,15 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setenv("COMPANION_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(bench_inversion, "RESULT", tmp_path / "table.json")
     monkeypatch.setattr(bench_inversion, "SEARCHED", tmp_path / "search.json")
-    monkeypatch.setattr(bench_inversion, "LONG_SEARCHED", tmp_path / "long.json")
     monkeypatch.setattr(bench_inversion, "BATCH", 4)
-    steps = grid("dps", (2,), zeta=bench_inversion.ZETA)
-    chosen = (("dps", "zeta", bench_inversion.ZETA),)
+    steps = grid("dps", (2,), zeta=4.8)
+    chosen = (("dps", 2, "zeta", 4.8),)
     search = Stage("val", 8, "loss", (MSE, *steps, *ours(2)), chosen)
     monkeypatch.setattr(bench_inversion, "SEARCH", search)
-    monkeypatch.setattr(bench_inversion, "LONG", Stage("val", 4, "loss", tuple(steps)))
+    for other in ("SHORT", "LONG"):
+        monkeypatch.setattr(bench_inversion, other, Stage("val", 4, "loss", tuple(steps)))
+    large = Stage("val", 3, "loss", (MSE, *ours(1)), side=128)
+    monkeypatch.setattr(bench_inversion, "PHOTOS", large)
     monkeypatch.setattr(bench_inversion, "TABLE", Stage("test", 8, "judge", (MSE, *steps)))
 
 
@@ -83,9 +85,9 @@ def test_two_parts_make_the_table_of_samplers(short: None) -> None:
 def test_the_table_is_not_made_with_other_settings_than_were_found(
     short: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = replace(bench_inversion.SEARCH, chosen=(("dps", "zeta", 7.0),))
+    other = replace(bench_inversion.SEARCH, chosen=(("dps", 2, "zeta", 7.0),))
     monkeypatch.setattr(bench_inversion, "SEARCH", other)
-    with pytest.raises(CompanionError, match="best with zeta"):
+    with pytest.raises(CompanionError, match="best zeta of dps in 2 steps"):
         bench_inversion.run()
     assert not bench_inversion.RESULT.exists()
 
@@ -94,11 +96,12 @@ def test_a_choice_at_the_end_of_what_was_tried_is_refused() -> None:
     def row(zeta: float, value: float) -> dict[str, Any]:
         return {
             "sampler": "dps",
+            "steps": 9,
             "options": {"zeta": zeta},
-            "projected": {"fid_p": {"value": value}},
+            "projected": {"kid_p": {"value": value}},
         }
 
-    stage = Stage("val", 8, "loss", (MSE,), (("dps", "zeta", 2.0),))
+    stage = Stage("val", 8, "loss", (MSE,), (("dps", 9, "zeta", 2.0),))
     check_choices(stage, [row(1.0, 9.0), row(2.0, 8.0), row(4.0, 9.0)])
     with pytest.raises(CompanionError, match="the end of what was tried"):
         check_choices(stage, [row(1.0, 9.0), row(2.0, 8.0)])

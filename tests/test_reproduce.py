@@ -24,7 +24,7 @@ from companion.lab.graphics import graphics
 from companion.lab.jobs import chain, digest, jobs, round_trip
 from companion.lab.methods import Method, gaussian_draws
 from companion.lab.reproduce import drawing, reproduce
-from companion.lab.rows import rows
+from companion.lab.rows import rows, seen_twice
 from companion.lab.scales import SCALES, Scale, material, photos, spread_order
 from companion.lab.tables import ablation_differences, deltas, differences, own_bytes
 from companion.lab.work import undone
@@ -193,6 +193,37 @@ def test_a_row_says_what_the_bytes_say(x: Tensor) -> None:
     assert (control["change"] == 99).all()
 
 
+def test_what_a_decoder_drew_is_kept_beside_what_it_brought_in(x: Tensor) -> None:
+    codec = learned("hyper", 1)
+    cells = codec.cells(codec.compress(x))
+    outside = to_8bit(codec.decompress(codec.compress(x)))
+
+    def brings_in(
+        rate: int, streams: list[bytes], seeds: list[int] | None
+    ) -> tuple[Tensor, Tensor]:
+        return cells.project(outside)[0], outside
+
+    result = round_trip(Method("ours", "hyper", (1,), brings_in, 1.0, exact=True), 1, x)
+    assert result["exact"].all()
+    assert torch.equal(result["drawn"], result["projected"])
+    assert torch.equal(result["raw"].float() / 255, outside)
+    assert (result["raw wrong"] > 0).all()
+    once = round_trip(Method("hyper", "hyper", (1,), None, 1.0), 1, x, twice=False)
+    assert "raw" not in once
+    assert once["change"].isnan().all()  # not decoded a second time, and not said to be
+    assert seen_twice(torch.tensor([30.0, torch.nan, 20.0, 10.0]), [0, 0, 1, 2])["value"] == 20
+
+
+def test_what_is_slow_comes_in_small_items_and_only_its_first_are_decoded_twice() -> None:
+    slow = [j for j in jobs(SCALES["laptop"]) if j.method.name == "dps-100" and j.of == "photos"]
+    assert {j.stop - j.start for j in slow} == {2}
+    assert {j.twice for j in slow if j.start < 16} == {True}
+    assert {j.twice for j in slow if j.start >= 16} == {False}
+    by_method = {j.method.name: j for j in jobs(SCALES["laptop"]) if j.of == "chains"}
+    assert by_method["webp"].rate == 30  # the middle quality, as for the other formats
+    assert by_method["hyper"].rate == scales.RATE
+
+
 def test_every_generation_has_a_new_seed_and_the_first_stream_is_what_counts(x: Tensor) -> None:
     asked: list[list[int] | None] = []
 
@@ -269,7 +300,7 @@ def test_differences_are_on_the_same_pictures() -> None:
 
 
 def test_surrogates_are_compared_with_the_usual_one() -> None:
-    usual = f"zeta: {ZETA:g}"
+    usual = f"zeta: {ZETA[50]:g}"
     names = ("zeta: 0.6", usual, "rounding: soft", "domain: picture", "domain: cell")
     figures = {"fid_p": kept(1.0)}
     made = [{"method": f"ablation {n}", "drawn": figures, "projected": figures} for n in names]

@@ -2,7 +2,7 @@
 
 *prior*: diffusion, GAN, Gaussian, each by the sampler that suits it.  *domain*: what is driven to zero
 by the proximal sampler, which has all three: the decode (the paper's), the latents, the cell.  *ζ*: the
-step size of DPS, from the paper's to beyond the best on val.  *steps*: of ours.  *rounding*: what stands
+step size of DPS, from the paper's to twice the best on val.  *steps*: of ours.  *rounding*: what stands
 for the derivative of rounding in DPS.  (DPS in 50 steps, to have the time.)  All are measured as they
 come, and after they were brought into their cells.
 """
@@ -23,6 +23,7 @@ from companion.codecs.strips import in_strips
 from companion.contracts import Record
 from companion.lab.bench_inversion import ZETA
 from companion.lab.methods import Method, by_sampler
+from companion.lab.work import recipe
 
 CODEC, RATE = "hyper", 1
 SHARPNESS = 5.0  # of the soft rounding
@@ -86,7 +87,7 @@ def with_surrogate(
 
 
 def ablation(
-    name: str, sampler: str, steps: int, prior: str = "prior", seconds: float = 1.0, **options: Any
+    name: str, sampler: str, steps: int, prior: str = "prior", seconds: float = 0.5, **options: Any
 ) -> Method:
     """Return one as a method; `seconds` a crop and step, counted as those of a 256×256 picture."""
     found = with_surrogate if sampler == "surrogate" else getattr(inversion, sampler)
@@ -100,7 +101,7 @@ def ablation(
         needs=(prior,),
         random=True,
         evaluations=steps,
-        recipe=f"{sampler} {steps} {prior} {sorted(options.items())}",
+        recipe=recipe(call),
     )
 
 
@@ -111,22 +112,23 @@ def mse_decode() -> Method:
 
 def everything(steps: int = 50) -> list[Method]:
     """Return the ablations of the laptop's run."""
+    best = ZETA[steps]
     return [
         mse_decode(),
         ablation("prior: diffusion", "ours", 20),
         ablation("prior: GAN", "gan", 200, prior="gan", domain="cell"),
-        ablation("prior: Gaussian", "soft", 20, prior="gaussian", seconds=0.5),
+        ablation("prior: Gaussian", "soft", 20, prior="gaussian"),
         *(
             ablation(f"domain: {d}", "proximal", 20, domain=d)
             for d in ("picture", "latent", "cell")
         ),
         *(
-            ablation(f"zeta: {z:g}", "dps", steps, seconds=1.5, zeta=z)
-            for z in (0.6, 2.4, ZETA, 9.6)
+            ablation(f"zeta: {z:g}", "dps", steps, seconds=0.75, zeta=z)
+            for z in (0.6, best / 4, best, 2 * best)
         ),
         *(ablation(f"steps: {n}", "ours", n) for n in (4, 8, 40)),
         *(
-            ablation(f"rounding: {r}", "surrogate", steps, seconds=1.5, rounding=r, zeta=ZETA)
+            ablation(f"rounding: {r}", "surrogate", steps, seconds=0.75, rounding=r, zeta=best)
             for r in ("soft", "none")  # straight-through is the usual DPS at this ζ
         ),
     ]
@@ -134,11 +136,11 @@ def everything(steps: int = 50) -> list[Method]:
 
 def smoke() -> list[Method]:
     """Return what needs no long-trained weights, in few steps."""
-    quick: dict[str, Any] = {"prior": "gaussian", "steps": 2, "seconds": 0.5}
+    quick: dict[str, Any] = {"prior": "gaussian", "steps": 2}
     return [
         mse_decode(),
         ablation("prior: Gaussian", "soft", **quick),
         ablation("domain: picture", "proximal", domain="picture", **quick),
         ablation("domain: latent", "proximal", domain="latent", **quick),
-        ablation("rounding: soft", "surrogate", rounding="soft", **quick),
+        ablation("rounding: soft", "surrogate", rounding="soft", zeta=ZETA[50], **quick),
     ]

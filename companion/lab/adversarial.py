@@ -4,11 +4,10 @@
     illm     M·MSE + LPIPS-P + G·(cross-entropy to the names of the original's patches)
     multirealism  M·MSE + β·(LPIPS-P + G·(as hific)),  β ~ U(0, 5.12), the decoder told β
 
-M is ILLM's 150, which is also HiFiC's.  G, the weight of the critic, is chosen on val by short trainings
-(`bench_critics`); that has not been done yet, so until then the values of `CRITIC` are guesses and a
-result with them is no fair comparison.  The critic learns alone at first, and then counts more and more.
-LPIPS-P is taken on the *loss* features; the *judge* features are never seen.  Shipped is the running
-average of the decoder's weights.
+M is ILLM's 150, which is also HiFiC's.  G, the weight of the critic, is chosen on val by short trainings:
+`bench_critics`, and no decoder is trained for the zoo with another.  The critic learns alone at first,
+and then counts more and more.  LPIPS-P is taken on the *loss* features; the *judge* features are never
+seen.  Shipped is the running average of the decoder's weights.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from companion import zoo
 from companion.lab.averaging import average
 from companion.lab.critics import CODES, PatchCritic, PatchNamer
-from companion.lab.decoders import MOST_REALISM, Decoder, Painter
+from companion.lab.decoders import DIAL, MOST_REALISM, Decoder, Painter
 from companion.metrics import lpips, network
 from companion.photos import CropSampler
 
@@ -56,13 +55,16 @@ class Adversarial:
 
     shapes = SHAPES
     told = True
+    points = 30
 
-    def __init__(self, name: str, seed: int, critic_weight: float | None = None) -> None:
+    def __init__(
+        self, name: str, seed: int, critic_weight: float | None = None, dial: str = DIAL
+    ) -> None:
         named = name == "illm"
         critic = PatchCritic(CODES + 1 if named else 1, conditional=not named)
         self.name, self.seed = name, seed
         self.critic_weight = CRITIC[name] if critic_weight is None else critic_weight
-        decoder, namer = Decoder(), PatchNamer() if named else None
+        decoder, namer = Decoder(dial=dial), PatchNamer() if named else None
         kept = copy.deepcopy(decoder).requires_grad_(False)
         self.nets, self.steps = Players(decoder, kept, critic, namer), 0
         self.ours = torch.optim.Adam(self.nets.decoder.parameters(), lr=PEAK, betas=(0.5, 0.99))
@@ -143,7 +145,10 @@ class Adversarial:
 
     def measured(self, yardstick: Yardstick) -> dict[str, float]:
         """Return what the yardstick says of the decoder as it is now."""
-        return yardstick.measure(self.painter())
+        found = yardstick.measure(self.painter())
+        if self.name == "multirealism":
+            found["psnr_at_0"] = yardstick.faithful(self.painter())
+        return found
 
     def compared(self, yardstick: Yardstick) -> list[dict[str, Any]]:
         """Return by how much it is nearer to photographs than the MSE decode, a rate each."""

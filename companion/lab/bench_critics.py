@@ -4,11 +4,13 @@ Each runs a whole short schedule at each weight and is judged by the mean of its
 measurements on val: the rank of its KID-P in the eyes of the *loss* features, on which LPIPS-P is
 trained too, and that of its sliced Wasserstein distance, which no network decides; the least sum wins.
 What is chosen is written into `adversarial.CRITIC`.  Multi-Realism's critic is HiFiC's beside the same
-LPIPS-P, and takes its weight.
+LPIPS-P, and takes its weight.  In the same way the two ways to tell it β are compared, also by the PSNR
+with the dial at no realism: `decoders.DIAL`.
 """
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import Any
 
@@ -16,32 +18,45 @@ import torch
 from torch import Tensor
 
 from companion.codecs import RATES
+from companion.errors import CompanionError
+from companion.lab.adversarial import CRITIC
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
+from companion.lab.choices import check_choice
+from companion.lab.decoders import DIAL
 from companion.lab.runs import runs_folder, write_result
-from companion.lab.train_decoder import train
+from companion.lab.train_decoder import Trial, train
 from companion.lab.work import Item, mark, results_of
 
 RESULT = CODECS_RESULT.with_name("critics.json")
 # Around the papers' 0.15 and 0.008.
 WEIGHTS = {"hific": (0.05, 0.15, 0.5), "illm": (0.008, 0.03, 0.1)}
+DIALS = ("fourier", "table")
 SECONDS = 1_200.0
 MODELS = (*(f"hyper-{rate}" for rate in RATES), "features-loss")
+SIGNS = {"kid_p": 1, "sliced_wasserstein": 1, "psnr_at_0": -1}  # the last: the more the better
+
+
+def trials() -> list[tuple[str, Trial]]:
+    """Return whose training is tried, and how."""
+    told = mark(MODELS, SECONDS)
+    found = [
+        (name, Trial(f"{weight:g}-{told}", SECONDS, critic=weight))
+        for name, weights in WEIGHTS.items()
+        for weight in weights
+    ]
+    return found + [("multirealism", Trial(f"{d}-{told}", SECONDS, dial=d)) for d in DIALS]
 
 
 def items() -> list[Item]:
     """Return the list of work."""
-    return [
-        Item(f"critic-{name}-{weight:g}", partial(trial, name, weight), 1.3 * SECONDS)
-        for name, weights in WEIGHTS.items()
-        for weight in weights
-    ]
+    return [Item(f"{n}-{t.name}", partial(curve_of, n, t), 1.3 * t.seconds) for n, t in trials()]
 
 
-def trial(name: str, weight: float) -> dict[str, Tensor]:
+def curve_of(name: str, trial: Trial) -> dict[str, Tensor]:
     """Return what a short training came to, measurement by measurement."""
-    curve = train(name, critic=weight, cap=SECONDS)
-    kept = ("step", "seconds", "kid_p", "sliced_wasserstein", "psnr", "symbols_wrong")
-    return {k: torch.tensor([float(point[k]) for point in curve]).double() for k in kept}
+    curve = train(name, trial=trial)
+    kept = ("step", "seconds", "psnr", "symbols_wrong", *SIGNS)
+    return {k: torch.tensor([float(p[k]) for p in curve]).double() for k in kept if k in curve[-1]}
 
 
 def run(part: tuple[int, int] = (0, 1)) -> None:
@@ -51,11 +66,10 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
     if results is None:
         return
     rows: list[dict[str, Any]] = []
-    for item, result in results.items():
-        _, name, weight = item.split("-", 2)
+    for (name, trial), result in zip(trials(), results.values(), strict=True):
         end = {k: v[-3:].mean().item() for k, v in result.items()}
-        rows.append({"name": name, "weight": float(weight), **end})
-    for name in WEIGHTS:
+        rows.append({"name": name, "weight": trial.critic, "dial": trial.dial, **end})
+    for name in (*WEIGHTS, "multirealism"):
         rank([row for row in rows if row["name"] == name])
     for row in rows:
         print("  ".join(f"{k} {v}" for k, v in row.items()))
@@ -66,12 +80,30 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
         weights=MODELS,
         pictures="every fourth val picture of 256×256, two rates",
     )
+    for name in (*WEIGHTS, "multirealism"):
+        check(name)
 
 
 def rank(rows: list[dict[str, Any]]) -> None:
-    """Write into each row the sum of its ranks by both figures."""
+    """Write into each row the sum of its ranks by all figures that it has."""
     for row in rows:
         row["ranks"] = sum(
-            sum(other[figure] < row[figure] for other in rows)
-            for figure in ("kid_p", "sliced_wasserstein")
+            sum(sign * other[figure] < sign * row[figure] for other in rows)
+            for figure, sign in SIGNS.items()
+            if figure in row
         )
+
+
+def check(name: str) -> None:
+    """Refuse to train a competitor with other settings than were found best for it."""
+    if not RESULT.exists():
+        raise CompanionError(
+            "The weight of the critic has not been chosen: run `companion bench critics` first."
+        )
+    rows = [row for row in json.loads(RESULT.read_text())["rows"] if row["name"] == name]
+    if name == "multirealism":
+        tried = {row["dial"]: (row["ranks"], row["sliced_wasserstein"]) for row in rows}
+        check_choice("dial of multirealism", tried, DIAL, "decoders.DIAL")
+        return
+    tried = {row["weight"]: (row["ranks"], row["sliced_wasserstein"]) for row in rows}
+    check_choice(f"weight of {name}'s critic", tried, CRITIC[name], "adversarial.CRITIC")

@@ -41,6 +41,8 @@ BLOCKS = 8
 FOLD = 4  # squares of 4×4 pixels go in as one
 OCTAVES = 10  # of the Fourier features of β
 MOST_REALISM = 2.56  # the largest β in use; twice that in training
+DIAL = "fourier"  # how β is told, or "table"; `bench critics` refuses any but the best on val
+ROWS = 17  # of the table, evenly over the β of training
 
 
 class ChannelNorm(nn.Module):
@@ -75,16 +77,41 @@ class Block(nn.Module):
         return h + self.second(functional.silu(inner))
 
 
+class FourierCond(nn.Module):
+    """β as sines and cosines, through two layers."""
+
+    def __init__(self, told: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(2 * OCTAVES, told)
+        self.second = nn.Linear(told, told)
+
+    def forward(self, beta: Tensor) -> Tensor:
+        """Return [N, told]."""
+        return self.second(functional.silu(self.first(fourier(beta))))
+
+
+class TableCond(nn.Module):
+    """β as a learned vector for each of some values, and in between on the line from one to the next."""
+
+    def __init__(self, told: int) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(0.1 * torch.randn(ROWS, told))
+
+    def forward(self, beta: Tensor) -> Tensor:
+        """Return [N, told]."""
+        at = (beta / (2 * MOST_REALISM)).clamp(0, 1) * (ROWS - 1)
+        below = at.long().clamp(max=ROWS - 2)
+        return torch.lerp(self.rows[below], self.rows[below + 1], (at - below)[:, None])
+
+
 class Decoder(nn.Module):
     """(MSE decode, latents, rate, β) to pictures; 1.5 million parameters."""
 
-    def __init__(self, latents: int = 64) -> None:
+    def __init__(self, latents: int = 64, dial: str = DIAL) -> None:
         super().__init__()
         told = 64
-        self.rate = nn.Embedding(len(RATES), told)  # TableCond: one learned vector a rate
-        self.dial = nn.Sequential(  # FourierCond
-            nn.Linear(2 * OCTAVES, told), nn.SiLU(), nn.Linear(told, told)
-        )
+        self.rate = nn.Embedding(len(RATES), told)
+        self.dial = FourierCond(told) if dial == "fourier" else TableCond(told)
         self.colours = nn.Conv2d(3 * FOLD**2, WIDTH, 3, padding=1)
         self.latents = nn.Conv2d(latents, WIDTH, 1)
         self.blocks = nn.ModuleList([Block(told) for _ in range(BLOCKS)])
@@ -94,7 +121,7 @@ class Decoder(nn.Module):
 
     def forward(self, mse: Tensor, y_hat: Tensor, rate: Tensor, beta: Tensor) -> Tensor:
         """Return pictures [N, 3, H, W], not clamped; sides are multiples of 16, rate int [N], β [N]."""
-        condition = self.rate(rate) + self.dial(fourier(beta))
+        condition = self.rate(rate) + self.dial(beta)
         h = self.colours(functional.pixel_unshuffle(2 * mse - 1, FOLD))
         h = h + functional.interpolate(self.latents(y_hat.asinh()), scale_factor=16 // FOLD)
         for block in self.blocks:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SHAPES: tuple[tuple[int, int], ...] = ((16, 64), (4, 128))
 PEAK = 3e-4
 QUICK = 8  # steps of the draws that are measured on the way
+MOST_NOISE = 2.5  # a little more than draws are tried from: above it there is nothing to be learned
 
 
 class Diffusing:
@@ -34,6 +35,7 @@ class Diffusing:
 
     shapes = SHAPES
     told = True
+    points = 15  # a measurement takes as long as the training between two of them
 
     def __init__(self, seed: int) -> None:
         from diffusers.training_utils import EMAModel
@@ -45,6 +47,7 @@ class Diffusing:
             self.net.parameters(), lr=PEAK, betas=(0.9, 0.99), weight_decay=0.01
         )
         self.alpha_bar = scheduler().alphas_cumprod
+        self.levels = int(((1 / self.alpha_bar - 1).sqrt() <= MOST_NOISE).sum())
         self.begun = 0  # steps of the prior's training that this one stands on
 
     def begin(self) -> None:
@@ -87,7 +90,7 @@ class Diffusing:
         for group in self.optimiser.param_groups:
             group["lr"] = at.rate * PEAK
         luck = (torch.arange(len(x)) + torch.rand(len(x), generator=self.generator)) / len(x)
-        t = (luck * len(self.alpha_bar)).long().to(x.device)
+        t = (luck * self.levels).long().to(x.device)
         noise = torch.randn(x.shape, generator=self.generator).to(x.device)
         with accelerator.autocast():
             given = Told(self.net, mse, y_hat, told)
@@ -137,4 +140,5 @@ class Diffusing:
             "begun_from_steps": self.begun,
             "steps_of_a_draw": STEPS,
             "steps_of_a_measured_draw": QUICK,
+            "most_noise": MOST_NOISE,
         }

@@ -45,6 +45,7 @@ PEAK = 2e-4
 USUAL = FIDELITY / (LAMBDAS[RATE] * 255**2)  # w that would weigh bits against MSE as Hyper did
 OVER, UNDER = 8.0, 0.5  # times that
 MEMORY = 0.98  # of the running mean of the bits
+REFIT = 250  # steps between two fits of the medians that z is rounded around
 
 
 class EndToEnd:
@@ -55,6 +56,7 @@ class EndToEnd:
 
     shapes = SHAPES
     told = False
+    points = 30
 
     def __init__(self) -> None:
         self.net, self.critic = Hific(), PatchCritic()
@@ -103,6 +105,11 @@ class EndToEnd:
     def step(self, drawn: tuple[Tensor, ...], at: Moment, accelerator: Any) -> dict[str, float]:
         """Move the critic once and the codec once."""
         (x,) = drawn
+        if (
+            self.steps % REFIT == 0
+        ):  # what is shipped rounds around the medians that it learned with
+            self.net.bottleneck._update_quantiles()
+            self.average.bottleneck.quantiles.data.copy_(self.net.bottleneck.quantiles.data)
         for optimiser in (self.ours, self.theirs):
             for group in optimiser.param_groups:
                 group["lr"] = at.rate * PEAK
@@ -131,9 +138,11 @@ class EndToEnd:
         return {"spent": round(float(self.spent), 4), "judged": round(judged.item(), 4)}
 
     def shipped(self) -> Hific:
-        """Return what goes into the zoo: the average, the tables of z fitted to it."""
+        """Return what goes into the zoo: the average, the ends of z's tables fitted to it."""
         made = copy.deepcopy(self.average).cpu().eval()
+        median = made.bottleneck.quantiles[:, :, 1].detach().clone()
         made.bottleneck._update_quantiles()
+        made.bottleneck.quantiles.data[:, :, 1] = median
         return made
 
     @torch.no_grad()

@@ -20,14 +20,16 @@ from torch import Tensor
 from companion.cell import to_8bit
 from companion.codecs.neural import Learned
 from companion.lab.diagnose import symbols_wrong
-from companion.lab.methods import Method
+from companion.lab.methods import LEARNED, Method
 from companion.lab.scales import CROP, RATE, Scale, material
 from companion.lab.work import Item
 from companion.metrics import psnr
 
 SEEDS_APART = 100_000  # between the draws of one crop
-TOO_SLOW = 60.0  # seconds a picture: left out where every crop is drawn several times
+SLOW = 60.0  # seconds a picture of 256×256
 CROPS_AT_ONCE = 64
+SLOWLY = 2  # pictures an item, and draws of a crop, of what is slow: little is lost by a kill
+TWICE = 16  # pictures of which what is slow is decoded a second time
 BEST_DB = 99.0  # stands for pictures that are equal
 
 
@@ -49,18 +51,35 @@ class Job:
         words = [self.of, self.method.key.replace(" ", "_").replace(":", ""), str(self.rate)]
         words += [] if self.draw is None else [f"draw{self.draw}"]
         s = self.scale
-        mark = self.method.mark(
-            self.rate, s.split, s.side, s.pictures, s.crops, s.chains, s.generations, s.graphics
-        )
-        return "-".join([*words, f"{self.start:04}", mark])
+        depends = {
+            "photos": (s.side, s.pictures),
+            "graphics": (s.side, s.graphics),
+            "crops": (s.crops,),
+            "chains": (s.chains, s.generations),
+        }
+        told = self.method.mark(self.rate, s.split, *depends[self.of])
+        return "-".join([*words, f"{self.start:04}", f"{self.stop:04}", told])
+
+    @property
+    def twice(self) -> bool:
+        """Return whether what is not exact is decoded again, to see how it changed."""
+        return self.of == "photos" and (self.method.seconds <= SLOW or self.start < TWICE)
 
     def item(self) -> Item:
         """Return it as an item of work."""
         side = self.scale.side if self.of in ("photos", "graphics") else CROP
         times = self.scale.generations if self.of == "chains" else 1
+        times *= 2 if self.twice and not self.method.exact else 1
         count = self.stop - self.start
         seconds = (self.method.seconds + 0.5) * count * times * (side / 256) ** 2
         return Item(self.name, partial(run_job, self), seconds)
+
+
+def draws_of(scale: Scale, method: Method) -> int:
+    """Return how often each crop is drawn."""
+    if not method.random:
+        return 1
+    return min(scale.draws, SLOWLY) if method.seconds > SLOW else scale.draws
 
 
 def jobs(scale: Scale) -> list[Job]:
@@ -75,21 +94,16 @@ def jobs(scale: Scale) -> list[Job]:
             found.append(Job(scale, of, method, rate, start, stop, draw))
 
     for method in scale.present():
+        shard = SLOWLY if method.seconds > SLOW else scale.shard
         for rate in method.rates:
-            add(
-                "photos",
-                method,
-                rate,
-                min(scale.pictures, method.most or scale.pictures),
-                scale.shard,
-            )
+            count = min(scale.pictures, method.most or scale.pictures)
+            add("photos", method, rate, count, shard)
         rate = one_rate(method)
         if method.most is None:
             add("graphics", method, rate, scale.graphics, scale.shard)
-            if method.codec != "elic" or method.decoder is None:  # draws on one codec are enough
-                add("chains", method, rate, scale.chains, scale.shard)
-        if method.codec in ("hyper", "hific") and method.seconds <= TOO_SLOW:
-            for k in range(scale.draws if method.random else 1):
+            add("chains", method, rate, scale.chains, scale.shard)
+        if method.codec in LEARNED:
+            for k in range(draws_of(scale, method)):
                 add("crops", method, rate, scale.crops, CROPS_AT_ONCE, k)
     for method in scale.present_ablations():
         add("crops", method, RATE, scale.crops, CROPS_AT_ONCE, 0)
@@ -98,7 +112,7 @@ def jobs(scale: Scale) -> list[Job]:
 
 def one_rate(method: Method) -> int:
     """Return the rate where there is only one: `RATE`, or a classical format's middle quality."""
-    return RATE if RATE in method.rates else method.rates[len(method.rates) // 2]
+    return RATE if method.codec in LEARNED else method.rates[len(method.rates) // 2]
 
 
 def run_job(job: Job) -> dict[str, Tensor]:
@@ -109,23 +123,29 @@ def run_job(job: Job) -> dict[str, Tensor]:
     seeds = None
     if job.draw is not None:
         seeds = [SEEDS_APART * job.draw + k for k in range(job.start, job.stop)]
-    return round_trip(job.method, job.rate, x, seeds)
+    return round_trip(job.method, job.rate, x, seeds, twice=job.twice)
 
 
 def round_trip(
-    method: Method, rate: int, x: Tensor, seeds: list[int] | None = None
+    method: Method,
+    rate: int,
+    x: Tensor,
+    seeds: list[int] | None = None,
+    *,
+    twice: bool = True,
 ) -> dict[str, Tensor]:
     """Compress x, decode, compress and decode again, and bring the decodes into their cells.
 
-    `change` is the PSNR between the first and the second decode.  Where no symbol changed the bytes
-    are the same, and with them the second decode.
+    `raw`, where the method itself brings its decodes in, is what they were before.  `change` is the
+    PSNR between the first and the second decode, not a number where there was none (not `twice`).
+    Where no symbol changed the bytes are the same, and with them the second decode.
     """
     coder = method.coder(rate)
     since = time.perf_counter()
     streams = coder.compress(x)
     encoding = time.perf_counter() - since
     since = time.perf_counter()
-    y = method.decode(rate, streams, seeds)
+    y, raw = method.decode_both(rate, streams, seeds)
     decoding = time.perf_counter() - since
     result = {
         "drawn": eight(y),
@@ -139,18 +159,20 @@ def round_trip(
         result["exact"] = result["wrong"] == 0
         home, inside = coder.cells_of(targets).project(y)
         result |= {"projected": eight(home), "projected exact": inside}
-        others = torch.nonzero(~result["exact"]).flatten().tolist()
+        if raw is not None:
+            result |= {"raw": eight(raw), "raw wrong": symbols_wrong(coder, targets, raw)}
     else:
-        others = list(range(len(x)))
+        again = coder.compress(y)
+        same = [a == b for a, b in zip(again, streams, strict=True)]
+        result["exact"] = torch.tensor(same, dtype=torch.bool)
+    others = torch.nonzero(~result["exact"]).flatten().tolist()
     change = torch.full((len(x),), BEST_DB, dtype=torch.float64)
-    if others:
+    if others and twice:
         again = coder.compress(y[others])
         luck = None if seeds is None else [seeds[k] for k in others]
         change[others] = closeness(y[others], method.decode(rate, again, luck))
-        if "exact" not in result:
-            result["exact"] = torch.tensor(
-                [a == b for a, b in zip(again, streams, strict=True)], dtype=torch.bool
-            )
+    elif others:
+        change[others] = torch.nan
     return result | {"change": change}
 
 
@@ -213,7 +235,7 @@ def gathered(
     joined = {k: torch.cat([p[k] for p in parts]) for k in parts[0] if k != "seconds"}
     if "seconds" in parts[0]:
         joined["seconds"] = torch.stack([p["seconds"] for p in parts]).mean(0)
-    for name in ("drawn", "projected"):
+    for name in ("drawn", "projected", "raw"):
         if name in joined:
             joined[name] = to_8bit(joined[name].float() / 255)
     return joined

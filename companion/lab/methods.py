@@ -25,12 +25,13 @@ from companion.decode import decode, default_seed
 from companion.inversion import dps, soft
 from companion.inversion.presets import PRESETS
 from companion.lab.bench_codecs import QUALITIES
-from companion.lab.bench_inversion import ZETA
+from companion.lab.bench_inversion import PHOTO_ZETA, ZETA
 from companion.lab.work import mark, recipe
 from companion.priors.tiles import TiledPrior
 
-# (rate, streams, seeds or None: the bytes decide) -> 8-bit pictures [N, 3, H, W]
-Decoder = Callable[[int, list[bytes], list[int] | None], Tensor]
+# (rate, streams, seeds or None: the bytes decide) -> 8-bit pictures [N, 3, H, W]; with them, if the
+# decoder brings its pictures into their cells, what they were before
+Decoder = Callable[[int, list[bytes], list[int] | None], Tensor | tuple[Tensor, Tensor]]
 LEARNED = ("hyper", "elic", "hific")
 
 
@@ -46,6 +47,7 @@ class Method:
     most: int | None = None  # pictures, where it is slow
     needs: tuple[str, ...] = ()  # models of the zoo, beside the codec
     random: bool = False  # do other seeds give other pictures?
+    exact: bool = False  # does it bring its pictures into their cells?
     evaluations: int = 0  # of its network, a picture (or a tile of it)
     recipe: str = ""  # the settings that its pictures depend on
 
@@ -77,9 +79,16 @@ class Method:
 
     def decode(self, rate: int, streams: list[bytes], seeds: list[int] | None = None) -> Tensor:
         """Return its 8-bit pictures."""
+        return self.decode_both(rate, streams, seeds)[0]
+
+    def decode_both(
+        self, rate: int, streams: list[bytes], seeds: list[int] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return its pictures, and what they were before it brought them into their cells, if it does."""
         if self.decoder is None:
-            return to_8bit(self.coder(rate).decompress(streams))
-        return self.decoder(rate, streams, seeds)
+            return to_8bit(self.coder(rate).decompress(streams)), None
+        found = self.decoder(rate, streams, seeds)
+        return found if isinstance(found, tuple) else (found, None)
 
 
 @functools.cache
@@ -94,14 +103,15 @@ def opened(name: str) -> Any:
 
 def of_bytes(
     rate: int, streams: list[bytes], seeds: list[int] | None, *, preset: str, prior: str = "prior"
-) -> Tensor:
-    """Return ours, as `companion decompress --mode perceptual` gives it: draws inside the cells."""
+) -> tuple[Tensor, Tensor]:
+    """Return ours, as `companion decompress --mode perceptual` gives it, and what the sampler drew."""
     luck = [default_seed(s) for s in streams] if seeds is None else seeds
-    return torch.cat(
-        [
-            decode(s, opened(prior), mode="perceptual", preset=preset, seed=k).pictures
-            for s, k in zip(streams, luck, strict=True)
-        ]
+    found = [
+        decode(s, opened(prior), mode="perceptual", preset=preset, seed=k)
+        for s, k in zip(streams, luck, strict=True)
+    ]
+    return torch.cat([f.pictures for f in found]), torch.cat(
+        [f.drawn for f in found if f.drawn is not None]
     )
 
 
@@ -125,6 +135,12 @@ def by_sampler(
         for k in range(0, len(luck), at_once)
     ]
     return to_8bit(torch.cat(parts))
+
+
+def paper(prior: Any, cells: Any, *, seeds: list[int], steps: int) -> tuple[Tensor, Any]:
+    """Draw by the paper's own sampler, with the step that val found best for this size of picture."""
+    own = getattr(prior, "side", None) == cells.size[0]
+    return dps(prior, cells, steps=steps, seeds=seeds, zeta=(ZETA if own else PHOTO_ZETA)[steps])
 
 
 def of_competitor(
@@ -158,10 +174,11 @@ def ours(codec: str, preset: str, rates: tuple[int, ...], most: int | None = Non
         codec,
         rates,
         partial(of_bytes, preset=preset),
-        0.9 * settings["steps"],
+        0.8 * settings["steps"],
         most=most,
         needs=("prior",),
         random=True,
+        exact=True,
         evaluations=settings["steps"],
         recipe=recipe(call),
     )
@@ -169,7 +186,7 @@ def ours(codec: str, preset: str, rates: tuple[int, ...], most: int | None = Non
 
 def competitors(rates: tuple[int, ...] = RATES) -> list[Method]:
     """Return the trained decoders on Hyper's bytes, Multi-Realism's at four settings of its dial."""
-    from companion.lab.conditional import STEPS
+    from companion.lab.conditional import END, START, STEPS
     from companion.lab.decoders import MOST_REALISM
     from companion.lab.end_to_end import RATE as END_TO_END
 
@@ -196,7 +213,7 @@ def competitors(rates: tuple[int, ...] = RATES) -> list[Method]:
             needs=("decoder-diffusion",),
             random=True,
             evaluations=STEPS,
-            recipe=f"{STEPS} steps",
+            recipe=f"{STEPS} steps, {START} to {END}",
         )
     )
     return found
@@ -204,18 +221,18 @@ def competitors(rates: tuple[int, ...] = RATES) -> list[Method]:
 
 def slow(rates: tuple[int, ...], most: int, steps: int = 100) -> Method:
     """Return the paper's own sampler, DPS, which takes minutes a picture."""
-    sampler = partial(dps, steps=steps, zeta=ZETA)
+    sampler = partial(paper, steps=steps)
     return Method(
         f"dps-{steps}",
         "hyper",
         rates,
         partial(by_sampler, codec="hyper", sampler=sampler),
-        1.7 * steps,
+        0.8 * steps,
         most=most,
         needs=("prior",),
         random=True,
         evaluations=steps,
-        recipe=f"dps {steps} ζ {ZETA}",
+        recipe=f"dps {steps} ζ {ZETA[steps]}, {PHOTO_ZETA[steps]}",
     )
 
 
@@ -223,7 +240,7 @@ def everything() -> list[Method]:
     """Return all methods of the laptop's run, those whose weights are not there included."""
     found = baselines() + competitors()
     found += [ours("hyper", "fast", RATES), ours("elic", "fast", RATES[:4])]
-    found += [ours("hyper", "best", (1, 3), most=64), ours("elic", "best", (1,), most=64)]
+    found += [ours(codec, "best", RATES[:4], most=64) for codec in ("hyper", "elic")]
     return [*found, slow((1, 3), most=64)]
 
 

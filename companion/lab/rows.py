@@ -18,7 +18,7 @@ from torch import Tensor
 from companion.cell import to_8bit
 from companion.codecs import learned
 from companion.lab.diagnose import diagnose, u_histogram
-from companion.lab.jobs import gathered, jobs
+from companion.lab.jobs import draws_of, gathered, jobs
 from companion.lab.measure import disjoint, figures, measure
 from companion.lab.methods import LEARNED, Method
 from companion.lab.scales import CROP, FIXED, RATE, Scale, material, photos
@@ -36,13 +36,13 @@ def rows(scale: Scale, folder: Path) -> list[Item]:
     for job in jobs(scale):
         place = job.of, job.method.key, job.rate
         sources.setdefault(place, (job.method, []))[1].append(job.name)
-    few = {(m.codec, r) for m in scale.present() if m.most for r in m.rates}
     found = []
     for (of, key, rate), (method, names) in sources.items():
         call: Callable[[], Row]
+        also = None
         if of == "photos":
-            compared = (method.codec, rate) in few
-            call = partial(photo_row, scale, folder, method, rate, compared)
+            also = fewest(scale, method.codec, rate)
+            call = partial(photo_row, scale, folder, method, rate, also)
         elif of == "graphics":
             call = partial(graphics_row, scale, folder, method, rate)
         elif of == "chains":
@@ -51,7 +51,7 @@ def rows(scale: Scale, folder: Path) -> list[Item]:
             call = partial(ablation_row, scale, folder, method, rate)
         else:
             call = partial(posterior_row, scale, folder, method, rate)
-        found.append(item(scale, of, key, rate, names, call))
+        found.append(item(scale, of, key, rate, [*names, f"{also}"], call))
     if ("photos", "hyper-on-hyper", RATE) in sources:
         for method in scale.present():
             if method.codec == "hyper" and method.random and RATE in method.rates:
@@ -59,6 +59,14 @@ def rows(scale: Scale, folder: Path) -> list[Item]:
                 call = partial(dial_row, scale, folder, method)
                 found.append(item(scale, "dial", method.key, RATE, names, call))
     return found
+
+
+def fewest(scale: Scale, codec: str, rate: int) -> int | None:
+    """Return how many pictures the slow methods on these bytes have, where there are any."""
+    return min(
+        (m.most for m in scale.present() if m.most and m.codec == codec and rate in m.rates),
+        default=None,
+    )
 
 
 def item(
@@ -90,8 +98,8 @@ def named(method: Method, rate: int) -> Row:
     return {"method": method.name, "codec": method.codec, "rate": rate}
 
 
-def photo_row(scale: Scale, folder: Path, method: Method, rate: int, few: bool) -> Row:
-    """Return a row of the main table; with `few`, also on the pictures that slow methods have."""
+def photo_row(scale: Scale, folder: Path, method: Method, rate: int, few: int | None) -> Row:
+    """Return a row of the main table; with `few`, also on as many pictures as slow methods have."""
     real = photos(scale)
     shard = gathered(scale, folder, "photos", method, rate)
     y, n = shard["drawn"], len(shard["drawn"])
@@ -104,7 +112,7 @@ def photo_row(scale: Scale, folder: Path, method: Method, rate: int, few: bool) 
         "decode_seconds": decoding,
         "evaluations": method.evaluations,
         "exact": float(shard["exact"].double().mean()),
-        "change": mean("Change", shard["change"], ids).as_dict(),
+        "change": seen_twice(shard["change"], ids),
         "drawn": figures(x, y, ids, scale.features),
         "disjoint": disjoint(x, y, ids, scale.features),
         "fixed": {
@@ -117,16 +125,22 @@ def photo_row(scale: Scale, folder: Path, method: Method, rate: int, few: bool) 
         row["symbols_wrong"] = mean("Symbols wrong", shard["wrong"], ids).as_dict()
         row["projected_exact"] = float(shard["projected exact"].double().mean())
         row["projected"] = figures(x, shard["projected"], ids, scale.features)
+    if "raw" in shard:
+        row["raw"] = figures(x, shard["raw"], ids, scale.features)
+        row["raw_symbols_wrong"] = mean("Symbols wrong", shard["raw wrong"], ids).as_dict()
     if few:
-        slow = [m.most for m in scale.present() if m.most and m.codec == method.codec]
-        k = min(slow)
-        row["few_pictures"] = k
-        row["few"] = row["drawn"]
-        if k < n:
-            row["few"] = figures(x[:k], y[:k], ids[:k], scale.features)
+        row["few_pictures"], row["few"] = few, row["drawn"]
+        if few < n:
+            row["few"] = figures(x[:few], y[:few], ids[:few], scale.features)
     if rate == RATE and method.codec in LEARNED:
         row["domains"] = domains(scale, y)
     return row
+
+
+def seen_twice(change: Tensor, ids: list[int]) -> Row:
+    """Return the mean change of those decodes that were decoded a second time."""
+    at = torch.nonzero(change.isfinite()).flatten().tolist()
+    return mean("Change", change[at], [ids[k] for k in at]).as_dict()
 
 
 def domains(scale: Scale, y: Tensor) -> Row:
@@ -162,12 +176,16 @@ def graphics_row(scale: Scale, folder: Path, method: Method, rate: int) -> Row:
 def chain_row(scale: Scale, folder: Path, method: Method, rate: int) -> Row:
     """Return what re-compression did, generation by generation, averaged over crops."""
     result = gathered(scale, folder, "chains", method, rate)
+    ids = material(scale, "chains")[1]
+    kept = (result["wrong"][:, -1] == 0).double()
     return named(method, rate) | {
         "crops": scale.chains,
         "generations": scale.generations,
         "new_seeds": method.random,
         "symbols_wrong": result["wrong"].mean(0).tolist(),
         "exact": (result["wrong"] == 0).double().mean(0).tolist(),
+        "last_exact": mean("Exact", kept, ids).as_dict(),
+        "last_symbols_wrong": mean("Symbols wrong", result["wrong"][:, -1], ids).as_dict(),
         "psnr": result["psnr"].mean(0).tolist(),
         "drift": result["drift"].mean(0).tolist(),
     }
@@ -178,12 +196,15 @@ def posterior_row(scale: Scale, folder: Path, method: Method, rate: int) -> Row:
     x, ids = material(scale, "crops")
     codec = learned(method.codec, rate)
     targets = [codec.read(s) for s in codec.compress(x)]
-    count = scale.draws if method.random else 1
+    count = draws_of(scale, method)
     shards = [gathered(scale, folder, "crops", method, rate, k) for k in range(count)]
     row = named(method, rate) | {"crops": len(x), "draws": count, "random": method.random}
-    for when in ("drawn", "projected"):
+    counted = {"drawn": "wrong", "raw": "raw wrong", "projected": None}
+    for when, known in counted.items():
+        if when not in shards[0]:
+            continue
         draws = torch.stack([s[when] for s in shards])
-        wrong = torch.stack([s["wrong"] for s in shards]) if when == "drawn" else None
+        wrong = None if known is None else torch.stack([s[known] for s in shards])
         row[when] = diagnose(
             codec, targets, draws, x, ids, deterministic=not method.random, wrong=wrong
         )

@@ -130,7 +130,7 @@ def projection(rows: Sequence[Row]) -> list[Row]:
     return [
         {
             **{k: row[k] for k in ("method", "codec", "rate")},
-            **paired(row["projected"], row["drawn"]),
+            **paired(row["projected"], row["raw"] if "raw" in row else row["drawn"]),
         }
         for row in rows
         if "projected" in row
@@ -144,7 +144,7 @@ def ablation_differences(rows: Sequence[Row]) -> list[Row]:
     """
     named = {row["method"]: row for row in rows}
     first: dict[str, Row] = {}
-    if (straight := f"ablation zeta: {ZETA:g}") in named:
+    if (straight := f"ablation zeta: {ZETA[50]:g}") in named:
         first["ablation rounding"] = named[straight]
     found = []
     for row in rows:

@@ -3,8 +3,9 @@
 All see the same: crops of the train photos through Hyper's frozen encoders, a rate at random each.
 (`end-to-end` alone has an encoder of its own.)
 All have the same cap of hours at work on the same device, on a processor with one thread.  Where over
-the last fifth of the measurements KID-P on val has improved by less than two in a hundred, the end of
-the schedule, with its falling learning rate, comes at once.  What differs is in `adversarial` (a
+the last fifth of the measurements KID-P on val has improved by less than two in a hundred (not asked in
+the first half, nor of what was measured before critics count), the end of the schedule, with its falling
+learning rate, comes at once.  What differs is in `adversarial` (a
 critic), `diffusing` (the prior's own loss, given the bitstream) and `end_to_end`.
 
 Recorded along the way, of all alike: KID-P, sliced Wasserstein and PSNR on val, and the share of
@@ -14,7 +15,6 @@ symbols that change when a decode is compressed again.  By Theorem 1 a draw from
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,8 +27,8 @@ from companion.cell import to_8bit
 from companion.codecs import RATES, learned
 from companion.codecs.models import weights
 from companion.errors import CompanionError
-from companion.lab.adversarial import Adversarial
-from companion.lab.decoders import MOST_REALISM, NAMES, Decoder, Painter, conditions
+from companion.lab.adversarial import CRITIC, FULL, Adversarial
+from companion.lab.decoders import DIAL, MOST_REALISM, NAMES, Decoder, Painter, conditions
 from companion.lab.diagnose import symbols_wrong
 from companion.lab.diffusing import Diffusing
 from companion.lab.end_to_end import RATE as END_TO_END
@@ -41,11 +41,11 @@ from companion.photos import CropSampler, pictures
 SEED = 20230612
 CAP = 5_400.0  # seconds of training, measurements not counted
 WARM = 200  # steps until the learning rate is reached, after a resume too
-POINTS = 30  # measurements of a training …
-SELDOM = 120.0  # … but not more often than that, in seconds
+SELDOM = 120.0  # seconds at least between two measurements
 TAIL = 0.15  # of the schedule is left when nothing has been gained
 HELD_OUT_RATES = (1, 3)
-LEAST_GAIN = 0.02  # of KID-P over the last fifth of the measurements
+LEAST_GAIN = 0.02  # of KID-P over the last fifth of the measurements …
+LEAST_SHARE = 0.5  # … which is not asked before so much of the time is over
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Trainee(Protocol):
 
     shapes: tuple[tuple[int, int], ...]  # pictures a batch and their side, taken in turn
     told: bool  # does it decode Hyper's bytes?
+    points: int  # measurements of a whole training
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that a checkpoint holds."""
@@ -99,18 +100,31 @@ class Trainee(Protocol):
         ...
 
 
-def trainee(name: str, critic: float | None = None, step: int = 0) -> Trainee:
-    """Return a fresh competitor; `critic` is the weight of its critic, if not the usual.
+@dataclass(frozen=True)
+class Trial:
+    """A training to choose by: nothing of it is shipped."""
 
-    After a resume `step` gives it other luck than it had from the start.
-    """
+    name: str  # of its run, behind the decoder's
+    seconds: float
+    critic: float | None = None  # the weight of the critic, if not the usual
+    dial: str = DIAL
+
+
+def trainee(name: str, trial: Trial | None = None, step: int = 0) -> Trainee:
+    """Return a fresh competitor; after a resume `step` gives it other luck than it had from the start."""
     if name not in NAMES:
         raise CompanionError(f"There is no decoder {name!r}: it is {' or '.join(NAMES)}.")
     torch.manual_seed(SEED + step)
     if name == "end-to-end":
         return EndToEnd()
     seed = SEED + step
-    return Diffusing(seed) if name == "diffusion" else Adversarial(name, seed, critic)
+    if name == "diffusion":
+        return Diffusing(seed)
+    return (
+        Adversarial(name, seed)
+        if trial is None
+        else Adversarial(name, seed, trial.critic, trial.dial)
+    )
 
 
 class Batches:
@@ -140,20 +154,23 @@ def train(
     *,
     fraction: float = 1.0,
     resume: bool = True,
-    critic: float | None = None,
-    cap: float | None = None,
+    trial: Trial | None = None,
 ) -> list[dict[str, float]]:
     """Train a competitor; put it into the zoo when its time is over. Return its learning curve.
 
-    A `fraction` below 1 stops after that share of the time and leaves the zoo alone.  For trials:
-    `critic` is the weight of its critic, `cap` the seconds, if not the usual ones; nothing is shipped.
+    A `fraction` below 1 stops after that share of the time and leaves the zoo alone, as a trial does.
     """
     from accelerate import Accelerator
 
-    trial, cap = critic is not None or cap is not None, CAP if cap is None else cap
-    run = Run(f"decoder-{name}" if critic is None else f"decoder-{name}-{critic:g}")
+    from companion.lab import bench_critics
+
+    shipping = fraction >= 1 and trial is None
+    if shipping and name in CRITIC:
+        bench_critics.check(name)  # before the hours, not after
+    cap = CAP if trial is None else trial.seconds
+    run = Run(f"decoder-{name}" if trial is None else f"decoder-{name}-{trial.name}")
     state = run.restore() if resume else None
-    student = trainee(name, critic, run.step)
+    student = trainee(name, trial, run.step)
     if state is not None:
         student.load(state, run.step)
     else:
@@ -180,16 +197,16 @@ def train(
         spent += since(clock)
         bar.update(round(spent + skipped) - bar.n)
         over = (spent + skipped) / cap >= end
-        if over or spent - since_measured >= max(cap / POINTS, SELDOM):
+        if over or spent - since_measured >= max(cap / student.points, SELDOM):
             measured = {**student.measured(yardstick), **told}
             run.curve.append({"step": run.step, "seconds": round(spent, 1), **measured})
-            if settled(run.curve) and share < 1 - TAIL:
+            if settled(run.curve, cap) and share < 1 - TAIL:
                 skipped = (1 - TAIL) * cap - spent
             run.curve[-1]["skipped"] = round(skipped, 1)
             bar.set_postfix(measured)
             run.save(student.tensors(), seconds=spent)  # the cap is of training alone
             since_measured = spent
-    if fraction >= 1 and not trial and accelerator.is_main_process:
+    if shipping and accelerator.is_main_process:
         ship(name, run, student, yardstick)
     return run.curve
 
@@ -210,11 +227,11 @@ class Yardstick:
         }
 
     @torch.no_grad()
-    def painted(self, paint: Painter, rate: int) -> Tensor:
-        """Return a decoder's 8-bit pictures at one rate, at full realism."""
+    def painted(self, paint: Painter, rate: int, beta: float = MOST_REALISM) -> Tensor:
+        """Return a decoder's 8-bit pictures at one rate, by default at full realism."""
         mse, y_hat = self.conditions[rate]
         parts = [
-            paint(m, y, torch.full((len(m),), rate), torch.full((len(m),), MOST_REALISM))
+            paint(m, y, torch.full((len(m),), rate), torch.full((len(m),), beta))
             for m, y in zip(mse.split(4), y_hat.split(4), strict=True)
         ]
         return to_8bit(torch.cat(parts))
@@ -230,6 +247,11 @@ class Yardstick:
             wrong = float(symbols_wrong(self.codecs[rate], self.targets[rate], x).mean())
             found.append({**self.figures(x), "symbols_wrong": wrong})
         return {name: round(sum(f[name] for f in found) / len(found), 6) for name in found[0]}
+
+    def faithful(self, paint: Painter) -> float:
+        """Return the PSNR with the dial at no realism, over two rates."""
+        found = [psnr(self.x, self.painted(paint, rate, 0.0)).mean() for rate in HELD_OUT_RATES]
+        return round(float(torch.stack(found).mean()), 3)
 
     def figures(self, x: Tensor) -> dict[str, float]:
         """Return KID-P, sliced Wasserstein and PSNR of 8-bit decodes of the pictures."""
@@ -253,13 +275,17 @@ class Yardstick:
         return {"rate": rate, **gaps}
 
 
-def settled(curve: list[dict[str, float]]) -> bool:
-    """Return whether the best KID-P of the last fifth is within two in a hundred of that before."""
-    if len(curve) < 12:
+def settled(curve: list[dict[str, float]], cap: float) -> bool:
+    """Return whether the best KID-P of the last fifth is within two in a hundred of the fifth before.
+
+    Of the measurements since critics count fully.
+    """
+    late = [point["kid_p"] for point in curve if point["seconds"] >= FULL * cap]
+    fifth = max(2, len(late) // 5)
+    if len(late) < 2 * fifth or curve[-1]["seconds"] < LEAST_SHARE * cap:
         return False
-    before, last = curve[: -(len(curve) // 5)], curve[-(len(curve) // 5) :]
-    best = min(c["kid_p"] for c in before)
-    return min(c["kid_p"] for c in last) > best - LEAST_GAIN * abs(best) and not math.isnan(best)
+    before, last = min(late[-2 * fifth : -fifth]), min(late[-fifth:])
+    return last > before - LEAST_GAIN * abs(before)
 
 
 def ship(name: str, run: Run, student: Trainee, yardstick: Yardstick) -> None:

@@ -106,15 +106,17 @@ def draw(
     seeds: list[int],
     order: int = 1,
     around: tuple[Tensor, float] | None = None,
+    end: float | None = None,
 ) -> Tensor:
     """Return one draw a seed, shaped and typed like the N examples `like`.
 
     From noise alone; or with `around` from pictures in the prior's units and the noise laid over them.
+    `end` is the last noise level above 0.
     """
     noise = Noise(seeds)
     descent = Descent(order, noise)
     centre, highest = (0.0, None) if around is None else around
-    levels = noise_levels(prior, steps, highest).tolist()
+    levels = noise_levels(prior, steps, highest, end).tolist()
     x = centre + levels[0] * noise.like(like)
     for t, s in pairwise(levels):
         with torch.no_grad():

@@ -1,0 +1,76 @@
+"""`companion bench conditional`: where draws of the conditional diffusion decoder should start and end.
+
+On val, by the *loss* features, after its training and before any test picture: it is searched for as
+carefully as ours.  The least sum of the ranks by KID-P and by sliced Wasserstein distance wins.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from companion.lab.bench_codecs import RESULT as CODECS_RESULT
+from companion.lab.bench_critics import rank
+from companion.lab.choices import check_choice
+from companion.lab.conditional import END, START, STEPS, conditional_decoder, draw_given
+from companion.lab.runs import runs_folder, write_result
+from companion.lab.train_decoder import HELD_OUT_RATES, Yardstick
+from companion.lab.work import Item, mark, results_of
+
+RESULT = CODECS_RESULT.with_name("conditional.json")
+RATE = HELD_OUT_RATES[0]
+MODELS = ("decoder-diffusion", f"hyper-{RATE}", "features-loss")
+STARTS, ENDS, MORE_STEPS = (0.5, 1.0, 2.0), (0.004, 0.05, 0.1, 0.2), (8, 40)
+
+
+def settings() -> list[dict[str, float]]:
+    """Return what is tried: the chosen settings with one of them changed."""
+    usual = {"start": START, "end": END, "steps": STEPS}
+    tried = {"start": STARTS, "end": ENDS, "steps": MORE_STEPS}
+    found = [{**usual, name: v} for name, values in tried.items() for v in values]
+    return [dict(t) for t in dict.fromkeys(tuple(s.items()) for s in [usual, *found])]
+
+
+def drawn(told: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the figures of draws by some settings."""
+    yardstick, net, seeds = Yardstick(), conditional_decoder(), itertools.count()
+
+    def paint(mse: Tensor, y_hat: Tensor, rate: Tensor, beta: Tensor) -> Tensor:
+        luck = list(itertools.islice(seeds, len(mse)))
+        return draw_given(net, mse, y_hat, rate, seeds=luck, **told)
+
+    found = yardstick.figures(yardstick.painted(paint, RATE))
+    return {k: torch.tensor(v).double() for k, v in found.items()}
+
+
+def run(part: tuple[int, int] = (0, 1)) -> None:
+    """Do a part of what is not done yet; whoever finds all done stores the table."""
+    items = [
+        Item("-".join(f"{k}{v:g}" for k, v in s.items()), partial(drawn, s), 12 * s["steps"])
+        for s in settings()
+    ]
+    results = results_of(items, runs_folder() / "conditional" / mark(MODELS), part)
+    if results is None:
+        return
+    rows: list[dict[str, Any]] = [
+        {**told, **{k: float(v) for k, v in result.items()}}
+        for told, result in zip(settings(), results.values(), strict=True)
+    ]
+    rank(rows)
+    for row in rows:
+        print("  ".join(f"{k} {v:g}" for k, v in row.items()))
+    told = f"every fourth val picture of 256×256, rate {RATE}"
+    write_result(RESULT, "companion bench conditional", rows, weights=MODELS, pictures=told)
+    for name, chosen in (("start", START), ("end", END)):
+        other = "end" if name == "start" else "start"
+        usual = {"start": START, "end": END}[other]
+        tried = {
+            r[name]: (r["ranks"], r["sliced_wasserstein"])
+            for r in rows
+            if (r[other], r["steps"]) == (usual, STEPS)
+        }
+        check_choice(f"{name} of the conditional decoder", tried, chosen, "conditional")
