@@ -63,7 +63,7 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setattr(bench_inversion, "SEARCH", search)
     for other in ("SHORT", "LONG"):
         monkeypatch.setattr(bench_inversion, other, Stage("val", 4, "loss", tuple(steps)))
-    large = Stage("val", 3, "loss", (MSE, *ours(1)), side=128)
+    large = Stage("val", 3, "loss", tuple(steps), side=bench_inversion.PHOTO)
     monkeypatch.setattr(bench_inversion, "PHOTOS", large)
     monkeypatch.setattr(bench_inversion, "TABLE", Stage("test", 8, "judge", (MSE, *steps)))
 
@@ -71,9 +71,9 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
 def test_two_parts_make_the_table_of_samplers(short: None) -> None:
     bench_inversion.run((0, 2))
     assert not bench_inversion.SEARCHED.exists()
-    bench_inversion.run((1, 2))  # finds the search done, and its own part of the table
+    bench_inversion.run((1, 2))  # finds the search done, and goes on with its own part
     assert not bench_inversion.RESULT.exists()
-    bench_inversion.run((0, 2))
+    bench_inversion.run()  # what is left
     rows = json.loads(bench_inversion.SEARCHED.read_text())["rows"]
     assert [(r["sampler"], r["evaluations"]) for r in rows] == [("mse", 0), ("dps", 2), ("ours", 2)]
     assert all(r["projected"]["exact"] == 1 for r in rows)
