@@ -63,7 +63,7 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setattr(bench_inversion, "SEARCH", search)
     for other in ("SHORT", "LONG"):
         monkeypatch.setattr(bench_inversion, other, Stage("val", 4, "loss", tuple(steps)))
-    large = Stage("val", 3, "loss", tuple(steps), side=bench_inversion.PHOTO)
+    large = Stage("val", 3, "loss", tuple(steps), side=128)
     monkeypatch.setattr(bench_inversion, "PHOTOS", large)
     monkeypatch.setattr(bench_inversion, "TABLE", Stage("test", 8, "judge", (MSE, *steps)))
 

@@ -178,7 +178,7 @@ def items(stage: Stage) -> list[Item]:
     """Return the list of work: a batch of crops by one trial each."""
     return [
         Item(
-            f"{stage.split}-{'photos-' if stage.side == PHOTO else ''}{trial.key}-{start:04}",
+            f"{stage.split}-{'' if stage.side == CROP else f'{stage.side}-'}{trial.key}-{start:04}",
             partial(draw, stage, trial, start),
             # Photos take as much as the crops in them.
             stage.batch
