@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from companion.errors import CompanionError
+from companion.inversion.presets import PRESETS
 from companion.lab import bench_exactness, bench_inversion, bench_restore
 from companion.lab.bench_inversion import MSE, Stage, check_choices, grid, ours
 from companion.metrics import psnr
@@ -118,3 +119,15 @@ def test_restored_files_keep_their_coefficients() -> None:
     assert row["restored"]["psnr"]["value"] == pytest.approx(
         psnr(real.pictures, found.float() / 255).mean().item(), abs=1e-3
     )
+
+
+def test_the_best_preset_is_what_the_stored_search_found_best() -> None:
+    found = json.loads(bench_inversion.SEARCHED.read_text())["rows"]
+    figures = [
+        {k: row["projected"][k]["value"] for k in ("fid_p", "kid_p", "sliced_wasserstein")}
+        for row in found
+    ]
+    ranks = [sum(sum(b[k] < a[k] for b in figures) for k in a) for a in figures]
+    told = [row["options"] | {"steps": row["steps"]} for row in found]
+    best, fast = (ranks[told.index(PRESETS[name].keywords)] for name in ("best", "fast"))
+    assert best == min(ranks) < fast

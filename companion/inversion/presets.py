@@ -5,8 +5,11 @@ stationary Gaussian, strong along edges and absent from a clear sky, and drawing
 none belongs.  What spread means lose in few steps, steps of second order keep.  The start is the noised
 MSE decode, at a level where what the file leaves open is small against the noise.  The prior is doubted
 while there is much noise, and the last level above zero is far from the least (chapter 14).
-`bench inversion` measures each choice, on val; the numbers of steps are not chosen there yet, so
-neither name is a claim.
+`bench inversion` measures each choice, on val.  There more than eight evaluations gain nothing and less
+than six lose much; what gains a little is to solve for the cell more exactly, by eight steps of conjugate
+gradients for four.  Of all that was tried, *best* has the least sum of ranks by FID-P, KID-P and sliced
+Wasserstein distance (six evaluations of the same have it too, and latents more alike), and *fast* is what
+it gains little over.
 """
 
 from __future__ import annotations
@@ -21,5 +24,5 @@ ours = partial(soft, drawn=False, order=2, start=2.0, end=0.1, doubt=3.0)
 # Each is called as preset(prior, cells, seeds=[…]).
 PRESETS: dict[str, partial[Any]] = {
     "fast": partial(ours, steps=8),
-    "best": partial(ours, steps=32),
+    "best": partial(ours, steps=8, inner=8),
 }
