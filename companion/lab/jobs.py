@@ -26,10 +26,10 @@ from companion.lab.work import Item
 from companion.metrics import psnr
 
 SEEDS_APART = 100_000  # between the draws of one crop
-SLOW = 60.0  # seconds a picture of 256×256
+DEAR, SLOW = 5.0, 60.0  # seconds a picture of 256×256
 CROPS_AT_ONCE = 64
 SLOWLY = 2  # pictures an item, and draws of a crop, of what is slow: little is lost by a kill
-TWICE = 16  # pictures of which what is slow is decoded a second time
+TWICE = 16  # pictures that are decoded a second time of what is dear
 BEST_DB = 99.0  # stands for pictures that are equal
 
 
@@ -63,7 +63,7 @@ class Job:
     @property
     def twice(self) -> bool:
         """Return whether what is not exact is decoded again, to see how it changed."""
-        return self.of == "photos" and (self.method.seconds <= SLOW or self.start < TWICE)
+        return self.of == "photos" and (self.method.seconds <= DEAR or self.start < TWICE)
 
     def item(self) -> Item:
         """Return it as an item of work."""
