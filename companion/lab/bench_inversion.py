@@ -262,7 +262,7 @@ def measure(
 
 def stages() -> list[tuple[Stage, Path]]:
     """Return what is done, in order, and where each writes its result."""
-    searches = {"": SEARCH, "-short": SHORT, "-photos": PHOTOS, "-long": LONG}
+    searches = {"": SEARCH, "-short": SHORT, "-long": LONG, "-photos": PHOTOS}
     found = [(s, SEARCHED.with_stem(SEARCHED.stem + name)) for name, s in searches.items()]
     return [*found, (TABLE, RESULT)]
 
