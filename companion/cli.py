@@ -5,30 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from companion.errors import CompanionError, StreamError
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".jxl", ".bmp", ".tif", ".tiff")
-
-JPEG = (".jpg", ".jpeg")
-
-LONG = (
-    "critics",
-    "conditional",
-    "inversion",
-    "exactness",
-    "restore",
-)  # measurements that are cut and spread
-
-TRAINED = {
-    "codec": ("hyper", "elic"),
-    "features": ("loss", "judge"),
-    "prior": ("diffusion", "gan", "gaussian"),
-    "decoder": ("hific", "illm", "multirealism", "diffusion", "end-to-end"),
-}
+from companion import commands
+from companion.commands import LONG, TRAINED
+from companion.errors import CompanionError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,19 +31,21 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     top = argparse.ArgumentParser(prog="companion", description=__doc__)
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    subcommands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, help: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help)
+        sub = subcommands.add_parser(name, help=help, description=help)
         sub.set_defaults(run=run)
         return sub
 
-    sub = command("compress", compress, "compress a picture, or every picture of a folder")
+    sub = command("compress", commands.compress, "compress a picture, or every picture of a folder")
     sub.add_argument("source", type=Path, help="a picture, or a folder of pictures")
     sub.add_argument("target", type=Path, help="the .idem file to write, or a folder for them")
     sub.add_argument("--codec", choices=("hyper", "elic"), default="hyper")
     sub.add_argument("--rate", type=int, choices=range(5), default=1, help="0 smallest, 4 best")
-    sub = command("decompress", decompress, "decompress a .idem or JPEG file, or a folder of them")
+    sub = command(
+        "decompress", commands.decompress, "decompress a .idem or JPEG file, or a folder of them"
+    )
     sub.add_argument("source", type=Path, help="a .idem or JPEG file, or a folder of them")
     sub.add_argument("target", type=Path, help="the PNG file to write, or a folder for them")
     sub.add_argument("--mode", choices=("mse", "perceptual"), default="mse")
@@ -81,13 +65,17 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--sheet", action="store_true", help="also write NAME-sheet.png: before and after"
     )
-    sub = command("verify", verify, "say whether a picture re-compresses to exactly this stream")
+    sub = command(
+        "verify", commands.verify, "say whether a picture re-compresses to exactly this stream"
+    )
     sub.add_argument("stream", type=Path, help="a .idem file, or a folder of them")
     sub.add_argument("picture", type=Path, help="a picture, or a folder with one of each name")
-    sub = command("info", info, "say what a .idem file holds")
+    sub = command("info", commands.info, "say what a .idem file holds")
     sub.add_argument("stream", type=Path, help="a .idem file, or a folder of them")
-    command("zoo", show_zoo, "list the models that are shipped")
-    sub = command("train", train, "train a model and put it into the zoo; resumes by itself")
+    command("zoo", commands.show_zoo, "list the models that are shipped")
+    sub = command(
+        "train", commands.train, "train a model and put it into the zoo; resumes by itself"
+    )
     sub.add_argument("what", choices=tuple(TRAINED))
     sub.add_argument("name", help="; ".join(f"{k}: {' or '.join(v)}" for k, v in TRAINED.items()))
     sub.add_argument("--rate", type=int, choices=range(5), action="append", help="of a codec")
@@ -98,14 +86,16 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="of a prior: no training, ship the last checkpoint as it is",
     )
-    sub = command("evaluate", evaluate, "test anyone's decodes of our streams, in a page")
+    sub = command("evaluate", commands.evaluate, "test anyone's decodes of our streams, in a page")
     sub.add_argument("--streams", type=Path, required=True, help="a folder of .idem files")
     sub.add_argument(
         "--pictures", type=Path, required=True, help="their decodes, NAME.png or NAME-0.png …"
     )
     sub.add_argument("--originals", type=Path, help="a folder of the originals, NAME.png")
     sub.add_argument("--out", type=Path, default=Path("report"), help="where the report goes")
-    sub = command("reproduce", reproduce, "compute the results of part IV; resumes by itself")
+    sub = command(
+        "reproduce", commands.reproduce, "compute the results of part IV; resumes by itself"
+    )
     sub.add_argument("--scale", choices=("smoke", "laptop", "full"), default="smoke")
     sub.add_argument("--out", type=Path, default=Path("results"), help="where the results go")
     sub.add_argument("--plan", action="store_true", help="list the items and the hours; do nothing")
@@ -121,241 +111,10 @@ def parser() -> argparse.ArgumentParser:
         choices=("judge", "loss", "inception"),
         help="what realism is judged by: inception is the standard one, from its file",
     )
-    sub = command("bench", bench, "measure, and write the result into the package")
+    sub = command("bench", commands.bench, "measure, and write the result into the package")
     sub.add_argument("what", choices=("codecs", "jpeg", *LONG))
     sub.add_argument("--part", default="0/1", help=f"k/n, as above; of {', '.join(LONG)}")
     return top
-
-
-def pairs(source: Path, target: Path, kinds: tuple[str, ...], kind: str) -> list[tuple[Path, Path]]:
-    """Return (from, to) for one file, or for every file of a folder that has one of the kinds."""
-    if not source.exists():
-        raise CompanionError(f"{source} does not exist.")
-    if source.is_file():
-        return [(source, target / (source.stem + kind) if target.is_dir() else target)]
-    found = sorted(p for p in source.iterdir() if p.suffix.lower() in kinds)
-    if not found:
-        raise CompanionError(f"The folder {source} holds no file ending in {', '.join(kinds)}.")
-    target.mkdir(parents=True, exist_ok=True)
-    return [(p, target / (p.stem + kind)) for p in found]
-
-
-def with_progress(todo: list[tuple[Path, Path]], what: str) -> Iterator[tuple[Path, Path]]:
-    """Iterate with a progress bar where there is more than one file."""
-    from tqdm import tqdm
-
-    return iter(tqdm(todo, desc=what, unit="file", disable=len(todo) == 1))
-
-
-def compress(arguments: argparse.Namespace) -> int:
-    """Run `companion compress`."""
-    from companion.codecs import learned
-    from companion.photos import read_picture
-
-    todo = pairs(arguments.source, arguments.target, PICTURES, ".idem")
-    codec = learned(arguments.codec, arguments.rate)
-    for source, target in with_progress(todo, "compress"):
-        x = read_picture(source)
-        (stream,) = codec.compress(x[None])
-        target.write_bytes(stream)
-        bpp = 8 * len(stream) / (x.shape[-1] * x.shape[-2])
-        print(f"{target}: {len(stream):,} bytes, {bpp:.3f} bits per pixel")
-    return 0
-
-
-def decompress(arguments: argparse.Namespace) -> int:
-    """Run `companion decompress`: our streams and JPEG files alike."""
-    from companion.decode import decode
-    from companion.photos import write_png
-
-    todo = pairs(arguments.source, arguments.target, (".idem", *JPEG), ".png")
-    how: dict[str, Any] = {"mode": arguments.mode}
-    if arguments.mode == "perceptual":
-        how |= {k: getattr(arguments, k) for k in ("preset", "samples", "dial", "seed")}
-        how["prior"] = open_prior(arguments.prior)
-    for source, target in with_progress(todo, "decompress"):
-        data = source.read_bytes()
-        done = decode(data, source=str(source), **how)
-        one = len(done.pictures) == 1
-        for k, (x, exact) in enumerate(zip(done.pictures, done.exact.tolist(), strict=True)):
-            path = target if one else target.with_stem(f"{target.stem}-{k}")
-            write_png(path, x, done.metadata)
-            said = (
-                "compresses to the same bytes" if exact else "does not compress to the same bytes"
-            )
-            print(f"{path}: {said}")
-        if arguments.sheet:
-            before = decode(data, source=str(source)).pictures[0]
-            write_png(target.with_stem(f"{target.stem}-sheet"), sheet([before, *done.pictures]))
-    return 0
-
-
-def open_prior(name: str) -> Any:
-    """Return a prior by name."""
-    from companion.priors import diffusion_prior, gaussian_prior
-
-    return gaussian_prior() if name == "gaussian" else diffusion_prior(name)
-
-
-def sheet(pictures: list[Any]) -> Any:
-    """Return pictures [3, H, W] side by side, a white line between them."""
-    from torchvision.utils import make_grid
-
-    return make_grid(pictures, nrow=len(pictures), padding=4, pad_value=1.0)[:, 4:-4, 4:-4]
-
-
-def verify(arguments: argparse.Namespace) -> int:
-    """Run `companion verify`: 0 when every picture lies in its stream's cell, 1 when one does not."""
-    todo = [(arguments.stream, arguments.picture)]
-    if arguments.stream.is_dir():
-        pictures = {p.stem: p for p in sorted(arguments.picture.glob("*")) if p.suffix in PICTURES}
-        streams = pairs(arguments.stream, Path(), (".idem",), "")
-        missing = [s.name for s, _ in streams if s.stem not in pictures]
-        if missing:
-            raise CompanionError(f"{arguments.picture} holds no picture for {', '.join(missing)}.")
-        todo = [(s, pictures[s.stem]) for s, _ in streams]
-    differ = [verify_one(*pair) for pair in with_progress(todo, "verify")]
-    return 1 if any(differ) else 0
-
-
-def verify_one(stream: Path, picture: Path) -> int:
-    """Print and return how many symbols of a picture differ from its stream's."""
-    from companion.codecs import codec_of
-    from companion.photos import read_picture
-
-    data = stream.read_bytes()
-    codec = codec_of(data, source=str(stream))
-    target = codec.read(data, source=str(stream))
-    x = read_picture(picture)
-    if x.shape[-2:] != (target.height, target.width):
-        raise StreamError(
-            f"{picture} is {x.shape[-1]}×{x.shape[-2]}, the stream holds a picture of "
-            f"{target.width}×{target.height}."
-        )
-    mine = codec.symbols(x[None]).flat()
-    differ = int((mine != target.flat()).sum())
-    if differ:
-        print(f"different: {picture}: {differ:,} of {len(mine):,} symbols differ")
-    else:
-        print(f"the same: {picture} re-compresses to exactly these {len(data):,} bytes")
-    return differ
-
-
-def info(arguments: argparse.Namespace) -> int:
-    """Run `companion info`."""
-    for number, (path, _) in enumerate(pairs(arguments.stream, Path(), (".idem",), "")):
-        print(*([""] if number else []), f"file         {path}", sep="\n")
-        describe(path)
-    return 0
-
-
-def describe(path: Path) -> None:
-    """Print what one .idem file holds."""
-    from companion.codecs import codec_of
-    from companion.codecs.container import unpack
-
-    data = path.read_bytes()
-    stream = unpack(data, source=str(path))
-    bpp = 8 * len(data) / (stream.height * stream.width)
-    print(f"picture      {stream.width}×{stream.height}")
-    print(f"codec        {stream.codec}, weights {stream.fingerprint.hex()}")
-    print(f"size         {len(data):,} bytes, {bpp:.3f} bits per pixel")
-    codec = codec_of(data, source=str(path))
-    symbols = codec.read(data, source=str(path))
-    print(f"symbols      {len(symbols.flat()):,}, {(symbols.flat() != 0).sum():,} of them not zero")
-    print(f"entropy      {codec.entropy_bits(symbols) / 8:,.1f} bytes under the model")
-
-
-def show_zoo(arguments: argparse.Namespace) -> int:
-    """Run `companion zoo`."""
-    from companion import zoo
-
-    for name in zoo.names():
-        card = zoo.card(name)
-        print(
-            f"{name:14} {card['architecture']:20} {card['parameters'] / 1e3:7.0f} k parameters  "
-            f"{card['bytes'] / 1e6:5.2f} MB  {card['licence']}  sha256 {card['sha256'][:12]}…"
-        )
-    return 0
-
-
-def train(arguments: argparse.Namespace) -> int:
-    """Run `companion train`."""
-    from companion.lab import features, train_codec, train_decoder, train_gan, train_prior
-
-    what, name = arguments.what, arguments.name
-    if name not in TRAINED[what]:
-        raise CompanionError(f"There is no {what} {name!r}: it is {' or '.join(TRAINED[what])}.")
-    if arguments.ship:
-        if name not in ("diffusion", "gan"):
-            raise CompanionError("Only the long trainings, of the priors, are shipped unfinished.")
-        train_prior.ship() if name == "diffusion" else train_gan.ship_unfinished()
-        return 0
-    how = {"fraction": arguments.fraction, "resume": not arguments.fresh}
-    if what == "codec":
-        train_codec.train(name, arguments.rate, **how)
-    elif what == "features":
-        features.train(name, **how)
-    elif what == "decoder":
-        train_decoder.train(name, **how)
-    elif name == "diffusion":
-        train_prior.train(**how)
-    elif name == "gan":
-        train_gan.train(**how)
-    else:
-        train_prior.fit_gaussian()
-    return 0
-
-
-def evaluate(arguments: argparse.Namespace) -> int:
-    """Run `companion evaluate`."""
-    from companion.lab.evaluate import evaluate as measure
-    from companion.lab.evaluate import sentences
-
-    found = measure(arguments.streams, arguments.pictures, arguments.originals, arguments.out)
-    print(*sentences(found), f"The page is {arguments.out / 'report.png'}.", sep="\n")
-    return 0
-
-
-def reproduce(arguments: argparse.Namespace) -> int:
-    """Run `companion reproduce`."""
-    from companion.lab import reproduce as module
-    from companion.lab.work import spread
-
-    scale, out, features = arguments.scale, arguments.out, arguments.features
-    if arguments.plan or scale == "full":
-        print(module.plan_of(scale, out))
-        return 0
-    part = part_of(arguments)
-    if arguments.processes > 1:
-        command = [sys.executable, "-m", "companion.cli", "reproduce", "--scale", scale]
-        command += ["--out", str(out), *([] if features is None else ["--features", features])]
-        for stage in ("draw", "measure"):
-            spread([*command, "--stage", stage], arguments.processes)
-        part = (0, 1)  # all is done but to put it together
-    if module.reproduce(scale, out, part, arguments.stage, features) is None:
-        print("This part is done; the results are written by whoever finds all parts done.")
-    else:
-        print(f"The results are in {module.result_file(scale, out, features)}.")
-    return 0
-
-
-def part_of(arguments: argparse.Namespace) -> tuple[int, int]:
-    """Return what `--part k/n` says."""
-    try:
-        k, n = (int(number) for number in arguments.part.split("/"))
-    except ValueError:
-        raise CompanionError(f"A part is k/n, such as 0/4, not {arguments.part}.") from None
-    return k, n
-
-
-def bench(arguments: argparse.Namespace) -> int:
-    """Run `companion bench`."""
-    import importlib
-
-    module = importlib.import_module(f"companion.lab.bench_{arguments.what}")
-    module.run(part_of(arguments)) if arguments.what in LONG else module.run()
-    return 0
 
 
 if __name__ == "__main__":
