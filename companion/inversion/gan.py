@@ -2,7 +2,8 @@
 
 As in PULSE (Menon et al., CVPR 2020) and Image2StyleGAN (Abdal et al., ICCV 2019): from a random
 style, one a seed, gradient steps on the misfit of the generated picture, in the styles of every layer
-(the space W+) and in the noise maps, with a penalty on styles that no latent would give.  A generator
+(the space W+) and in the noise maps, with a penalty on leaving the start's style and on large noise
+maps: far from both the generator was not trained.  A generator
 cannot make every picture: where none in its range lies in the cell, the search ends outside it.
 """
 
@@ -35,7 +36,7 @@ def gan(
     """Return one picture a cell; each step is one pass forwards and back through both networks.
 
     `penalty` weighs the distance of a layer's style from the start's, in standard deviations of the
-    styles, against the mean square misfit.
+    styles, and the mean square of the noise maps, against the mean square misfit.
     """
     record, since = Record(), time.perf_counter()
     seeds = check_seeds(seeds, cells)
@@ -51,7 +52,7 @@ def gan(
         x = prior.units.public(prior.generate(w, noise))
         wrong = vanish(x).flatten(1).square().mean(1)
         strange = ((w - start) / spread).flatten(1).square().mean(1)
-        strange = strange + sum(n.flatten(1).square().mean(1) - 1 for n in noise) / len(noise)
+        strange = strange + sum(n.flatten(1).square().mean(1) for n in noise) / len(noise)
         optimiser.zero_grad()
         (wrong + penalty * strange).sum().backward()
         optimiser.step()
