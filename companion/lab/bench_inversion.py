@@ -53,7 +53,7 @@ BATCH = 32  # crops at once
 # The step size of DPS by its number of steps, on crops and on photos, and the share of guidance in DSG;
 # the table refuses any but the search's best.  A photo of 16 crops needs a larger step: the norm is over
 # the whole picture, so of one and the same push each pixel gets a quarter.
-ZETA = {50: 4.8, 100: 2.4, 250: 4.8, 1000: 1.2}
+ZETA = {50: 4.8, 100: 2.4, 250: 4.8, 1000: 2.4}
 PHOTO_ZETA = {100: 9.6}
 RATE = 0.1
 
