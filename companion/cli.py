@@ -104,9 +104,6 @@ def parser() -> argparse.ArgumentParser:
         "--part", default="0/1", help="k/n: every n-th item, from the k-th; for job arrays"
     )
     sub.add_argument(
-        "--stage", choices=("draw", "measure", "all"), default="all", help="stop after a part of it"
-    )
-    sub.add_argument(
         "--features",
         choices=("judge", "loss", "inception"),
         help="what realism is judged by: inception is the standard one, from its file",

@@ -233,10 +233,9 @@ def reproduce(arguments: argparse.Namespace) -> int:
     if arguments.processes > 1:
         command = [sys.executable, "-m", "companion.cli", "reproduce", "--scale", scale]
         command += ["--out", str(out), *([] if features is None else ["--features", features])]
-        for stage in ("draw", "measure"):
-            spread([*command, "--stage", stage], arguments.processes)
+        spread(command, arguments.processes)
         part = (0, 1)  # all is done but to put it together
-    if module.reproduce(scale, out, part, arguments.stage, features) is None:
+    if module.reproduce(scale, out, part, features) is None:
         print("This part is done; the results are written by whoever finds all parts done.")
     else:
         print(f"The results are in {module.result_file(scale, out, features)}.")

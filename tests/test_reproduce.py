@@ -23,11 +23,11 @@ from companion.lab.bench_inversion import ZETA
 from companion.lab.graphics import graphics
 from companion.lab.jobs import chain, digest, jobs, round_trip
 from companion.lab.methods import Method, gaussian_draws
-from companion.lab.reproduce import drawing, reproduce
+from companion.lab.reproduce import reproduce
 from companion.lab.rows import rows, seen_twice
 from companion.lab.scales import SCALES, Scale, material, photos, spread_order
 from companion.lab.tables import ablation_differences, deltas, differences, own_bytes
-from companion.lab.work import undone
+from companion.lab.work import first_of, undone
 from companion.metrics import mean, network, stored
 from companion.metrics.realism import STANDARD
 from companion.photos import crops
@@ -85,21 +85,19 @@ def test_what_was_done_is_kept_and_parts_are_the_whole(tiny: Scale, tmp_path: Pa
     one, two = tmp_path / "one", tmp_path / "two"
     whole = reproduce("smoke", one)
     assert whole is not None
-    assert reproduce("smoke", two, (0, 2), "draw") is None
-    half = undone(drawing(tiny), two / "smoke")
-    assert len(half) == len(drawing(tiny)) // 2
-    with pytest.raises(CompanionError, match="left to be made"):
-        reproduce("smoke", two, (0, 2), "measure")
-    # Whoever makes the last decodes does not measure on his own: the parent does that, once.
-    assert reproduce("smoke", two, (1, 2), "draw") is None
-    assert not list((two / "smoke").glob("row-*"))
-    for k in range(2):
-        assert reproduce("smoke", two, (k, 2), "measure") is None
-    assert not (two / "smoke.json").exists()
-    before = {p: p.stat().st_mtime_ns for p in (two / "smoke").iterdir()}
-    spread = reproduce("smoke", two)
+    assert reproduce("smoke", two, (0, 2)) is None
+    made = first_of(rows(tiny, two))
+    assert len(undone(made, two / "smoke")) == len(made) // 2
+    spread = reproduce("smoke", two, (1, 2))  # who makes the last decode of a row measures it
     assert spread is not None
+    before = {p: p.stat().st_mtime_ns for p in (two / "smoke").iterdir()}
+    assert reproduce("smoke", two) == spread
     assert {p: p.stat().st_mtime_ns for p in (two / "smoke").iterdir()} == before
+    # What is measured needs its decodes no more: rows alone can go on elsewhere.
+    for item in made:
+        item.file(two / "smoke").unlink()
+    assert reproduce("smoke", two) == spread
+    assert undone(made, two / "smoke") == made
 
     def figures(result: dict) -> str:
         kept = {k: v for k, v in result.items() if k not in ("complexity", "ablations", "date")}
@@ -336,10 +334,10 @@ def test_the_command_line_plans_works_and_says_where_it_is(
     assert main([*arguments, "--part", "1"]) == 2
     assert "A part is k/n" in capsys.readouterr().err
     asked: list[str] = []
-    monkeypatch.setattr(work_module, "spread", lambda command, n: asked.append(command[-1]))
-    monkeypatch.setattr(module, "reproduce", lambda *a: asked.append(a[3]) or {})
+    monkeypatch.setattr(work_module, "spread", lambda command, n: asked.append(f"{n} processes"))
+    monkeypatch.setattr(module, "reproduce", lambda *a: asked.append(f"part {a[2]}") or {})
     assert main([*arguments, "--processes", "2"]) == 0
-    assert asked == ["draw", "measure", "all"]
+    assert asked == ["2 processes", "part (0, 1)"]
 
 
 @pytest.mark.slow

@@ -10,7 +10,19 @@ import torch
 from torch import Tensor
 
 from companion.errors import CompanionError
-from companion.lab.work import Item, mark, part_of, plan, results_of, spread, store, undone, work
+from companion.lab.work import (
+    Item,
+    mark,
+    measurement,
+    part_of,
+    plan,
+    results_of,
+    spread,
+    store,
+    undone,
+    unpacked,
+    work,
+)
 
 
 def items(n: int = 5, log: list[int] | None = None) -> list[Item]:
@@ -49,6 +61,49 @@ def test_results_come_when_all_parts_are_done(tmp_path: Path) -> None:
     found = results_of(items(), tmp_path, (1, 2))
     assert found is not None
     assert list(found) == [item.name for item in items()]
+
+
+def sums(folder: Path, log: list[int] | None = None) -> list[Item]:
+    """Return two measurements: of the first three items, and of all five."""
+    made = items(5, log)
+
+    def total(some: list[Item]) -> float:
+        return round(sum(item.result(folder)["x"].sum().item() for item in some), 4)
+
+    return [
+        measurement(f"sum-{n}", lambda some=made[:n]: {"sum": total(some)}, 1.0, made[:n])
+        for n in (3, 5)
+    ]
+
+
+def test_a_measurement_is_made_by_who_makes_the_last_that_it_needs(tmp_path: Path) -> None:
+    one, two, log = tmp_path / "one", tmp_path / "two", []
+    work(sums(one), one)
+    work(sums(two, log), two, (0, 2))
+    assert log == [0, 2, 4]
+    assert [i.name for i in undone(sums(two), two)] == ["sum-3", "sum-5"]
+    found = results_of(sums(two, log), two, (1, 2))
+    assert log == [0, 2, 4, 1, 3]
+    assert found is not None
+    for item in sums(one):
+        assert unpacked(item.result(one)) == unpacked(found[item.name])
+
+
+def test_what_is_measured_outlives_what_it_was_made_from(tmp_path: Path) -> None:
+    log: list[int] = []
+    work(sums(tmp_path)[:1], tmp_path)
+    for item in items(3):
+        item.file(tmp_path).unlink()
+    work(sums(tmp_path, log)[:1], tmp_path)
+    assert log == []
+    assert plan(sums(tmp_path)[:1], tmp_path).endswith("0 of 4 items left, about 0.0 hours")
+    work(sums(tmp_path, log), tmp_path)  # the second needs all five
+    assert log == [0, 1, 2, 3, 4]
+
+
+def test_a_measurement_that_was_cut_off_is_made_by_the_next(tmp_path: Path) -> None:
+    work(items(5), tmp_path)
+    assert results_of(sums(tmp_path), tmp_path) is not None
 
 
 def test_a_mark_changes_with_weights_and_settings() -> None:

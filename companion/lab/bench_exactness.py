@@ -10,7 +10,9 @@ realism before and after.  And one codec's crops are drawn by either preset, to 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ from companion.decode import default_seed
 from companion.inversion.presets import PRESETS
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.runs import runs_folder, write_result
-from companion.lab.work import Item, mark, recipe, results_of
+from companion.lab.work import Item, mark, measurement, recipe, results_of, unpacked
 from companion.metrics import difference, embed, fid, kid, network, psnr
 from companion.photos import Pictures, crops
 from companion.priors import DiffusionPrior, diffusion_prior
@@ -86,22 +88,28 @@ def often(family: str, rate: int, x: Tensor) -> dict[str, Tensor]:
     return {"pictures": torch.stack(pictures, 1), "same bytes": torch.stack(same, 1)}
 
 
-def items(real: Pictures) -> list[Item]:
-    """Return the list of work."""
+def items(real: Pictures, folder: Path) -> list[Item]:
+    """Return the rows of the table, then the comparison of the presets, with the draws each needs."""
+
+    def crop_by_crop(name: str, codec: tuple[str, int], preset: str) -> list[Item]:
+        starts = range(0, len(real), SHARD)
+        seconds = 0.05 * PRESETS[preset].keywords["steps"] * SHARD
+        calls = [partial(once, *codec, real.pictures[k : k + SHARD], preset) for k in starts]
+        return [
+            Item(f"{name}-{k:04}", call, seconds) for k, call in zip(starts, calls, strict=True)
+        ]
+
+    draws = {codec: crop_by_crop("once-{}-{}".format(*codec), codec, PRESET) for codec in CODECS}
     found = []
-
-    def crop_by_crop(name: str, codec: tuple[str, int], preset: str) -> None:
-        for start in range(0, len(real), SHARD):
-            call = partial(once, *codec, real.pictures[start : start + SHARD], preset)
-            seconds = 0.05 * PRESETS[preset].keywords["steps"] * SHARD
-            found.append(Item(f"{name}-{start:04}", call, seconds))
-
     for family, rate in CODECS:
-        crop_by_crop(f"once-{family}-{rate}", (family, rate), PRESET)
         again = partial(often, family, rate, followed(real))
-        found.append(Item(f"often-{family}-{rate}", again, 0.4 * FOLLOWED * GENERATIONS))
-    crop_by_crop("other", COMPARED, OTHER)
-    return found
+        chain = Item(f"often-{family}-{rate}", again, 0.4 * FOLLOWED * GENERATIONS)
+        call = partial(row, family, rate, real, draws[family, rate], chain, folder)
+        needs = [*draws[family, rate], chain]
+        found.append(measurement(f"row-{family}-{rate}", call, 30.0, needs))
+    ways = {PRESET: draws[COMPARED], OTHER: crop_by_crop("other", COMPARED, OTHER)}
+    both = [*ways[PRESET], *ways[OTHER]]
+    return [*found, measurement("presets", partial(presets, real, ways, folder), 30.0, both)]
 
 
 def followed(real: Pictures) -> Tensor:
@@ -109,19 +117,17 @@ def followed(real: Pictures) -> Tensor:
     return real.pictures[:: len(real) // FOLLOWED][:FOLLOWED]
 
 
-Results = dict[str, dict[str, Tensor]]
+def joined(parts: Sequence[Item], folder: Path) -> dict[str, Tensor]:
+    """Return the results of items, in order, as one."""
+    found = [part.result(folder) for part in parts]
+    return {k: torch.cat([f[k] for f in found]) for k in found[0]}
 
 
-def joined(results: Results, name: str) -> dict[str, Tensor]:
-    """Return the results of all items whose names begin so, in order."""
-    parts = [r for n, r in results.items() if n.startswith(f"{name}-")]
-    return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
-
-
-def row(family: str, rate: int, real: Pictures, results: Results) -> dict[str, Any]:
+def row(
+    family: str, rate: int, real: Pictures, draws: list[Item], chained: Item, folder: Path
+) -> dict[str, Any]:
     """Return what is told of one codec at one rate."""
-    name = f"{family}-{rate}"
-    found = joined(results, f"once-{name}")
+    found = joined(draws, folder)
     drawn, home, inside, same, slack, steps, repairs = (
         found[k]
         for k in ("drawn", "home", "drawn inside", "same bytes", "slack", "steps", "repairs")
@@ -149,7 +155,7 @@ def row(family: str, rate: int, real: Pictures, results: Results) -> dict[str, A
             "fid_p": fid(original, fake).as_dict(),
             "kid_p": kid(original, fake).as_dict(),
         }
-    chain = results[f"often-{name}"]
+    chain = chained.result(folder)
     x = chain["pictures"].float() / 255
     to_original = psnr(followed(real)[:, None].expand_as(x).flatten(0, 1), x.flatten(0, 1)).reshape(
         x.shape[:2]
@@ -164,15 +170,14 @@ def row(family: str, rate: int, real: Pictures, results: Results) -> dict[str, A
     return told
 
 
-def presets(real: Pictures, results: Results) -> dict[str, Any]:
+def presets(real: Pictures, ways: dict[str, list[Item]], folder: Path) -> dict[str, Any]:
     """Return the figures of either preset on the same crops, and their paired differences."""
-    codec = learned(*COMPARED)
     net, photo = network(FEATURES), real.photo.tolist()
     original = embed(net, real.pictures, photo)
-    told: dict[str, Any] = {"codec": codec.name}
+    told: dict[str, Any] = {"codec": learned(*COMPARED).name}
     fids = {}
-    for preset, name in ((PRESET, f"once-{codec.name}"), (OTHER, "other")):
-        found = joined(results, name)
+    for preset, draws in ways.items():
+        found = joined(draws, folder)
         x = found["home"].float() / 255
         fake = embed(net, x, photo)
         fids[preset] = fid(original, fake)
@@ -191,26 +196,26 @@ def presets(real: Pictures, results: Results) -> dict[str, Any]:
 def run(part: tuple[int, int] = (0, 1)) -> None:
     """Do a part of what is not done yet; whoever finds all done stores the table."""
     real = crops("test", CROPS, size=64, seed=1)
-    models = ("prior", *(f"{family}-{rate}" for family, rate in CODECS))
+    codecs = (f"{family}-{rate}" for family, rate in CODECS)
+    models = ("prior", *codecs, f"features-{FEATURES}")
     folder = (
         runs_folder()
         / "exactness"
         / mark(models, *(recipe(PRESETS[p]) for p in (PRESET, OTHER)), real.photo.tolist())
     )
-    results = results_of(items(real), folder, part)
+    results = results_of(items(real, folder), folder, part)
     if results is None:
         return
-    rows = []
-    for family, rate in CODECS:
-        rows.append(row(family, rate, real, results))
-        print("  ".join(f"{k} {v}" for k, v in rows[-1].items() if not isinstance(v, dict)))
+    *rows, compared = (unpacked(r) for r in results.values())
+    for told in rows:
+        print("  ".join(f"{k} {v}" for k, v in told.items() if not isinstance(v, dict)))
     write_result(
         RESULT,
         "companion bench exactness",
         rows,
-        weights=(*models, f"features-{FEATURES}"),
+        weights=models,
         preset=PRESET,
-        presets=presets(real, results),
+        presets=compared,
         features=FEATURES,
         pictures=f"{CROPS} test crops of 64×64; {FOLLOWED} of them for {GENERATIONS} generations",
     )

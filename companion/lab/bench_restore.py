@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.jobs import eight
 from companion.lab.measure import figures, paired
 from companion.lab.runs import runs_folder, write_result
-from companion.lab.work import Item, mark, recipe, results_of
+from companion.lab.work import Item, mark, measurement, recipe, results_of, unpacked
 from companion.metrics import shown
 from companion.photos import Pictures, pictures
 from companion.priors import diffusion_prior
@@ -57,17 +58,26 @@ def restore(quality: int, x: Tensor) -> dict[str, Tensor]:
     }
 
 
-def items(real: Pictures) -> list[Item]:
-    """Return the list of work."""
-    return [
-        Item(
-            f"jpeg-{quality:02}-{start:03}",
-            partial(restore, quality, real.pictures[start : start + SHARD]),
-            10.0 * SHARD,
-        )
-        for quality in QUALITIES
-        for start in range(0, len(real), SHARD)
-    ]
+def items(real: Pictures, folder: Path) -> list[Item]:
+    """Return the rows of the table, with the pictures that each needs."""
+    found = []
+    for quality in QUALITIES:
+        needs = [
+            Item(
+                f"jpeg-{quality:02}-{start:03}",
+                partial(restore, quality, real.pictures[start : start + SHARD]),
+                10.0 * SHARD,
+            )
+            for start in range(0, len(real), SHARD)
+        ]
+        call = partial(measured, quality, real, needs, folder)
+        found.append(measurement(f"row-{quality:02}", call, 30.0, needs))
+    return found
+
+
+def measured(quality: int, real: Pictures, needs: list[Item], folder: Path) -> dict[str, Any]:
+    """Return a row from the results of items."""
+    return row(quality, real, [need.result(folder) for need in needs])
 
 
 def row(quality: int, real: Pictures, parts: list[dict[str, Tensor]]) -> dict[str, Any]:
@@ -91,17 +101,17 @@ def row(quality: int, real: Pictures, parts: list[dict[str, Tensor]]) -> dict[st
 def run(part: tuple[int, int] = (0, 1)) -> None:
     """Do a part of what is not done yet; whoever finds all done stores the table."""
     real = chosen()
-    folder = runs_folder() / "restore" / mark(("prior",), recipe(PRESETS[PRESET]), SAMPLING, COUNT)
-    results = results_of(items(real), folder, part)
+    models = ("prior", f"features-{FEATURES}")
+    folder = runs_folder() / "restore" / mark(models, recipe(PRESETS[PRESET]), SAMPLING, COUNT)
+    results = results_of(items(real, folder), folder, part)
     if results is None:
         return
-    rows = []
-    for quality in QUALITIES:
-        parts = [r for name, r in results.items() if name.startswith(f"jpeg-{quality:02}-")]
-        rows.append(row(quality, real, parts))
-        plain, ours = rows[-1]["plain"], rows[-1]["restored"]
+    rows = [unpacked(r) for r in results.values()]
+    for told in rows:
+        plain, ours = told["plain"], told["restored"]
         print(
-            f"quality {quality:2}  FID-P {plain['fid_p']['value']:7.2f} → {ours['fid_p']['value']:7.2f}"
+            f"quality {told['quality']:2}"
+            f"  FID-P {plain['fid_p']['value']:7.2f} → {ours['fid_p']['value']:7.2f}"
             f"  PSNR {plain['psnr']['value']:.2f} → {ours['psnr']['value']:.2f} dB"
             f"  exact {ours['exact']} of {len(real)}"
         )
@@ -109,7 +119,7 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
         RESULT,
         "companion bench restore",
         rows,
-        weights=("prior", f"features-{FEATURES}"),
+        weights=models,
         preset=PRESET,
         features=FEATURES,
         sampling=SAMPLING,

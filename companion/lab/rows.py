@@ -1,4 +1,4 @@
-"""The measurements of `companion reproduce`: one item a row, after all decodes are there.
+"""The measurements of `companion reproduce`: one item a row, which needs the decodes that it measures.
 
 A row's result is figures, not pictures: JSON, kept as bytes in the item's file.  Rows still hold their
 values without each photo; `companion.lab.tables` compares rows by them and leaves them out.
@@ -6,7 +6,6 @@ values without each photo; `companion.lab.tables` compares rows by them and leav
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from companion.lab.jobs import draws_of, gathered, jobs
 from companion.lab.measure import disjoint, figures, measure
 from companion.lab.methods import LEARNED, Method
 from companion.lab.scales import CROP, FIXED, RATE, Scale, material, photos
-from companion.lab.work import Item, mark
+from companion.lab.work import Item, mark, measurement
 from companion.metrics import mean, psnr
 
 DIAL = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -32,12 +31,12 @@ Row = dict[str, Any]
 
 def rows(scale: Scale, folder: Path) -> list[Item]:
     """Return all measurements as items, each named by what it measures and what that depends on."""
-    sources: dict[tuple[str, str, int], tuple[Method, list[str]]] = {}
+    sources: dict[tuple[str, str, int], tuple[Method, list[Item]]] = {}
     for job in jobs(scale):
         place = job.of, job.method.key, job.rate
-        sources.setdefault(place, (job.method, []))[1].append(job.name)
+        sources.setdefault(place, (job.method, []))[1].append(job.item())
     found = []
-    for (of, key, rate), (method, names) in sources.items():
+    for (of, key, rate), (method, needs) in sources.items():
         call: Callable[[], Row]
         also = None
         if of == "photos":
@@ -51,13 +50,16 @@ def rows(scale: Scale, folder: Path) -> list[Item]:
             call = partial(ablation_row, scale, folder, method, rate)
         else:
             call = partial(posterior_row, scale, folder, method, rate)
-        found.append(item(scale, of, key, rate, [*names, f"{also}"], call))
+        found.append(item(scale, of, key, rate, needs, call, also))
     if ("photos", "hyper-on-hyper", RATE) in sources:
         for method in scale.present():
             if method.codec == "hyper" and method.random and RATE in method.rates:
-                names = sources["photos", method.key, RATE][1]
+                needs = [
+                    *sources["photos", method.key, RATE][1],
+                    *sources["photos", "hyper-on-hyper", RATE][1],
+                ]
                 call = partial(dial_row, scale, folder, method)
-                found.append(item(scale, "dial", method.key, RATE, names, call))
+                found.append(item(scale, "dial", method.key, RATE, needs, call))
     return found
 
 
@@ -70,27 +72,19 @@ def fewest(scale: Scale, codec: str, rate: int) -> int | None:
 
 
 def item(
-    scale: Scale, of: str, key: str, rate: int, names: list[str], call: Callable[[], Row]
+    scale: Scale,
+    of: str,
+    key: str,
+    rate: int,
+    needs: list[Item],
+    call: Callable[[], Row],
+    also: int | None = None,
 ) -> Item:
-    """Return one measurement as an item."""
-    told = mark((), scale.features, *names)
+    """Return one measurement as an item; `also` is what else it depends on."""
+    told = mark((), scale.features, *(need.name for need in needs), f"{also}")
     name = f"row-{of}-{key.replace(' ', '_').replace(':', '')}-{rate}-{told}"
 
-    def run() -> dict[str, Tensor]:
-        return packed({"table": of, **call()})
-
-    return Item(name, run, SECONDS * scale.pictures / 128)
-
-
-def packed(row: Row) -> dict[str, Tensor]:
-    """Return figures as the tensor that an item's file holds."""
-    data = json.dumps(row, ensure_ascii=False).encode()
-    return {"json": torch.frombuffer(bytearray(data), dtype=torch.uint8)}
-
-
-def unpacked(result: dict[str, Tensor]) -> Row:
-    """Return what `packed` was given."""
-    return json.loads(result["json"].numpy().tobytes())
+    return measurement(name, lambda: {"table": of, **call()}, SECONDS * scale.pictures / 128, needs)
 
 
 def named(method: Method, rate: int) -> Row:

@@ -4,11 +4,16 @@ An item is a name and a call that returns tensors.  Its result is one file, writ
 whose file is there is done, whoever made it, and a kill at any moment costs at most the items in
 progress.  Several processes, graphics cards or nodes take a part of the list each; what an item gives
 does not depend on who runs it, so neither does the whole.
+
+An item may *need* others: a measurement needs the decodes that it is made from.  It is done as soon as
+they are, by whoever makes the last of them; once it is there they are needed no more, so the few bytes
+of a measurement outlive, and can be carried about instead of, the many of its decodes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -34,10 +40,15 @@ class Item:
     name: str
     run: Callable[[], dict[str, Tensor]]
     seconds: float
+    needs: tuple[Item, ...] = ()  # they need nothing themselves
 
     def file(self, folder: Path) -> Path:
         """Return where its result is."""
         return folder / f"{self.name}.safetensors"
+
+    def done(self, folder: Path) -> bool:
+        """Return whether its result is there."""
+        return self.file(folder).exists()
 
     def result(self, folder: Path) -> dict[str, Tensor]:
         """Return what it gave."""
@@ -54,18 +65,43 @@ def part_of(items: Sequence[Item], part: tuple[int, int]) -> list[Item]:
 
 def undone(items: Sequence[Item], folder: Path) -> list[Item]:
     """Return the items without a result."""
-    return [item for item in items if not item.file(folder).exists()]
+    return [item for item in items if not item.done(folder)]
+
+
+def first_of(items: Sequence[Item]) -> list[Item]:
+    """Return the items that need nothing, each once, in the order in which they are needed."""
+    return list({one.name: one for item in items for one in item.needs or (item,)}.values())
+
+
+def wanted(items: Sequence[Item], folder: Path) -> set[str]:
+    """Return the names of what is left to do; what only items that are done need is not."""
+    late = undone(items, folder)
+    return {one.name for item in late for one in (item, *undone(item.needs, folder))}
 
 
 def work(items: Sequence[Item], folder: Path, part: tuple[int, int] = (0, 1)) -> None:
     """Do the items of a part that are not done, with a progress bar in seconds of estimated work."""
     folder.mkdir(parents=True, exist_ok=True)
-    todo = undone(part_of(items, part), folder)
-    with tqdm(total=round(sum(i.seconds for i in todo)), unit="s", desc="items") as bar:
-        for item in todo:
+    todo, late = wanted(items, folder), [item for item in items if item.needs]
+    # Parts are of all that there is, so that who comes later takes the same part.
+    first = [item for item in part_of(first_of(items), part) if item.name in todo]
+    total = first + [item for item in part_of(late, part) if item.name in todo]
+    with tqdm(total=round(sum(i.seconds for i in total)), unit="s", desc="items") as bar:
+
+        def do(item: Item) -> None:
             bar.set_postfix_str(item.name)
             store(item.run(), item.file(folder))
             bar.update(round(item.seconds))
+
+        for item in first:
+            do(item)
+            for other in late:  # who finishes the last that it needs does it at once
+                asked = any(item.name == need.name for need in other.needs)
+                if asked and not undone(other.needs, folder) and not other.done(folder):
+                    do(other)
+        for other in undone(part_of(late, part), folder):  # where someone was stopped before he did
+            if not undone(other.needs, folder):
+                do(other)
 
 
 def results_of(
@@ -88,6 +124,23 @@ def mark(models: Iterable[str], *settings: object) -> str:
 def recipe(call: partial[Any]) -> str:
     """Return what a sampler is called and told, for marks."""
     return f"{call.func.__name__} {sorted(call.keywords.items())}"
+
+
+def measurement(
+    name: str, call: Callable[[], dict[str, Any]], seconds: float, needs: Sequence[Item]
+) -> Item:
+    """Return an item whose result is figures, not tensors: JSON, kept as bytes in its file."""
+
+    def run() -> dict[str, Tensor]:
+        data = json.dumps(call(), ensure_ascii=False).encode()
+        return {"json": torch.frombuffer(bytearray(data), dtype=torch.uint8)}
+
+    return Item(name, run, seconds, tuple(needs))
+
+
+def unpacked(result: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the figures of a measurement."""
+    return json.loads(result["json"].numpy().tobytes())
 
 
 def store(result: dict[str, Tensor], path: Path) -> None:
@@ -120,10 +173,11 @@ def spread(command: Sequence[str], processes: int) -> None:
 
 def plan(items: Sequence[Item], folder: Path) -> str:
     """Return the list of items, which of them are done, and the hours that are left."""
-    left = {item.name for item in undone(items, folder)}
+    every = {one.name: one for item in items for one in (*item.needs, item)}.values()
+    todo = wanted(items, folder)
     lines = [
-        f"{'todo' if i.name in left else 'done'}  {i.seconds / 60:7.1f} min  {i.name}"
-        for i in items
+        f"{'todo' if i.name in todo else 'done'}  {i.seconds / 60:7.1f} min  {i.name}"
+        for i in every
     ]
-    hours = sum(i.seconds for i in items if i.name in left) / 3600
-    return "\n".join([*lines, f"{len(left)} of {len(items)} items left, about {hours:.1f} hours"])
+    hours = sum(i.seconds for i in every if i.name in todo) / 3600
+    return "\n".join([*lines, f"{len(todo)} of {len(every)} items left, about {hours:.1f} hours"])
