@@ -18,6 +18,7 @@ LONG = (
     "critics",
     "conditional",
     "inversion",
+    "draws",
     "exactness",
     "restore",
 )  # measurements that are cut and spread

@@ -11,7 +11,13 @@ import torch
 
 from companion.errors import CompanionError
 from companion.inversion.presets import PRESETS
-from companion.lab import bench_exactness, bench_inversion, bench_restore
+from companion.lab import (
+    bench_draws,
+    bench_exactness,
+    bench_inversion,
+    bench_restore,
+    bench_truth,
+)
 from companion.lab.bench_inversion import MSE, Stage, check_choices, grid, ours
 from companion.metrics import psnr
 from companion.photos import Pictures, crops
@@ -119,6 +125,43 @@ def test_restored_files_keep_their_coefficients() -> None:
     assert row["restored"]["psnr"]["value"] == pytest.approx(
         psnr(real.pictures, found.float() / 255).mean().item(), abs=1e-3
     )
+
+
+def test_where_the_truth_is_known_samplers_are_held_against_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    only = [c for c in bench_truth.cases() if (c.name, c.dimensions) == ("Gaussian", 16)]
+    monkeypatch.setattr(bench_truth, "RESULT", tmp_path / "truth.json")
+    monkeypatch.setattr(bench_truth, "DRAWS", 150)
+    monkeypatch.setattr(bench_truth, "STEPS", (10,))
+    monkeypatch.setattr(bench_truth, "cases", lambda: only)
+    for tried in ("ZETAS", "RATES"):
+        monkeypatch.setattr(bench_truth, tried, (0.4, 1.6))
+    bench_truth.run()
+    rows = json.loads(bench_truth.RESULT.read_text())["rows"]
+    found = {r["sampler"]: r for r in rows}
+    assert len(rows) == len(found) == 9
+    assert found["exact"]["mismatch"] == 0
+    assert found["exact"]["spread"] == pytest.approx(1, abs=0.1)
+    floor = found["exact"]["sliced"]
+    assert floor < 2 * found["soft cell"]["sliced"] < found["point (y)"]["sliced"]  # the control
+
+
+def test_several_draws_of_a_file_are_asked_for_the_posterior(
+    monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    monkeypatch.setenv("COMPANION_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(bench_draws, "RESULT", tmp_path / "draws.json")
+    for name, value in {"CROPS": 6, "DRAWS": 2}.items():
+        monkeypatch.setattr(bench_draws, name, value)
+    point = grid("proximal", (4,), domain="latent", start=1.0)
+    monkeypatch.setattr(bench_draws, "TRIALS", (*ours(4), *point))
+    bench_draws.run()
+    mine, middle = json.loads(bench_draws.RESULT.read_text())["rows"]
+    assert mine["projected"]["exact"] == 1
+    assert 0.2 < mine["drawn"]["exchangeability"]["value"] < 2
+    sd = [row["drawn"]["u"]["deviation, originals and decodes"] for row in (mine, middle)]
+    assert sd[1][1] < 0.5 * sd[0][1]  # driven to the middle of the cell
 
 
 def test_the_best_preset_is_what_the_stored_search_found_best() -> None:

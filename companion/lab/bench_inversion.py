@@ -193,8 +193,11 @@ def items(stage: Stage) -> list[Item]:
     ]
 
 
-def draw(stage: Stage, trial: Trial, start: int) -> dict[str, Tensor]:
-    """Return 8-bit pictures of a batch, before and after projection, and what they took."""
+def draw(stage: Stage, trial: Trial, start: int, luck: int = 0) -> dict[str, Tensor]:
+    """Return 8-bit pictures of a batch, before and after projection, and what they took.
+
+    `luck` is added to the seeds, which are the numbers of the pictures.
+    """
     _, every = material(stage.split, stage.count, stage.side)
     cells = every[slice(start, start + stage.batch)]
     x, seconds, evaluations = to_8bit(cells.decodes()), 0.0, 0
@@ -203,7 +206,7 @@ def draw(stage: Stage, trial: Trial, start: int) -> dict[str, Tensor]:
         prior.autocast = trial.half
         law = prior if stage.side == prior.side else TiledPrior(prior, prior.side)
         sampler: Callable[..., Any] = getattr(inversion, trial.sampler)
-        seeds = list(range(start, start + len(cells)))
+        seeds = list(range(luck + start, luck + start + len(cells)))
         drawn, record = sampler(law, cells, steps=trial.steps, seeds=seeds, **trial.options)
         x, seconds, evaluations = to_8bit(drawn), record.seconds, record.evaluations
     since = time.perf_counter()
