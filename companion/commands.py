@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,13 @@ def pairs(source: Path, target: Path, kinds: tuple[str, ...], kind: str) -> list
     found = sorted(p for p in source.iterdir() if p.suffix.lower() in kinds)
     if not found:
         raise CompanionError(f"The folder {source} holds no file ending in {', '.join(kinds)}.")
+    made: dict[str, Path] = {}
+    for path in found if kind else ():
+        if (first := made.setdefault(path.stem, path)) is not path:
+            raise CompanionError(
+                f"{first.name} and {path.name} in {source} would both become {path.stem}{kind}: "
+                "rename one of them."
+            )
     target.mkdir(parents=True, exist_ok=True)
     return [(p, target / (p.stem + kind)) for p in found]
 
@@ -51,20 +58,40 @@ def with_progress(todo: list[tuple[Path, Path]], what: str) -> Iterator[tuple[Pa
     return iter(tqdm(todo, desc=what, unit="file", disable=len(todo) == 1))
 
 
+def each(todo: list[tuple[Path, Path]], what: str, do: Callable[[Path, Path], None]) -> int:
+    """Do every file of a folder, also where one of them cannot be done; return the exit status."""
+    wrong = 0
+    for pair in with_progress(todo, what):
+        try:
+            do(*pair)
+        except (CompanionError, OSError) as problem:
+            if len(todo) == 1:
+                raise
+            print(f"companion: {problem}", file=sys.stderr)
+            wrong += 1
+    if wrong:
+        print(
+            f"companion: {wrong} of {len(todo)} files could not be done, as said above; the others are.",
+            file=sys.stderr,
+        )
+    return 2 if wrong else 0
+
+
 def compress(arguments: argparse.Namespace) -> int:
     """Run `companion compress`."""
     from companion.codecs import learned
     from companion.photos import read_picture
 
-    todo = pairs(arguments.source, arguments.target, PICTURES, ".idem")
     codec = learned(arguments.codec, arguments.rate)
-    for source, target in with_progress(todo, "compress"):
+
+    def one(source: Path, target: Path) -> None:
         x = read_picture(source)
         (stream,) = codec.compress(x[None])
         target.write_bytes(stream)
         bpp = 8 * len(stream) / (x.shape[-1] * x.shape[-2])
         print(f"{target}: {len(stream):,} bytes, {bpp:.3f} bits per pixel")
-    return 0
+
+    return each(pairs(arguments.source, arguments.target, PICTURES, ".idem"), "compress", one)
 
 
 def decompress(arguments: argparse.Namespace) -> int:
@@ -77,12 +104,13 @@ def decompress(arguments: argparse.Namespace) -> int:
     if arguments.mode == "perceptual":
         how |= {k: getattr(arguments, k) for k in ("preset", "samples", "dial", "seed")}
         how["prior"] = open_prior(arguments.prior)
-    for source, target in with_progress(todo, "decompress"):
+
+    def one(source: Path, target: Path) -> None:
         data = source.read_bytes()
         done = decode(data, source=str(source), **how)
-        one = len(done.pictures) == 1
+        alone = len(done.pictures) == 1
         for k, (x, exact) in enumerate(zip(done.pictures, done.exact.tolist(), strict=True)):
-            path = target if one else target.with_stem(f"{target.stem}-{k}")
+            path = target if alone else target.with_stem(f"{target.stem}-{k}")
             write_png(path, x, done.metadata)
             said = (
                 "compresses to the same bytes" if exact else "does not compress to the same bytes"
@@ -91,7 +119,8 @@ def decompress(arguments: argparse.Namespace) -> int:
         if arguments.sheet:
             before = decode(data, source=str(source)).pictures[0]
             write_png(target.with_stem(f"{target.stem}-sheet"), sheet([before, *done.pictures]))
-    return 0
+
+    return each(todo, "decompress", one)
 
 
 def open_prior(name: str) -> Any:

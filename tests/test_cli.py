@@ -30,6 +30,23 @@ def test_compress_decompress_verify(photo: Path, tmp_path: Path, capsys) -> None
     assert "120×100" in capsys.readouterr().out
 
 
+def test_one_bad_file_of_a_folder_does_not_stop_the_others(
+    photo: Path, tmp_path: Path, capsys
+) -> None:
+    here, there = tmp_path / "in", tmp_path / "out"
+    here.mkdir()
+    (here / "a.png").write_bytes(photo.read_bytes()[:500])
+    (here / "b.png").write_bytes(photo.read_bytes())
+    assert main(["compress", str(here), str(there)]) == 2
+    assert [p.name for p in there.iterdir()] == ["b.idem"]
+    told = capsys.readouterr().err
+    assert "a.png" in told
+    assert "1 of 2 files could not be done" in told
+    (here / "b.webp").write_bytes(photo.read_bytes())
+    assert main(["compress", str(here), str(there)]) == 2
+    assert "b.png and b.webp" in capsys.readouterr().err
+
+
 def test_folders(photo: Path, tmp_path: Path, capsys) -> None:
     pictures_folder, streams, decodes = (tmp_path / n for n in ("in", "streams", "decodes"))
     pictures_folder.mkdir()
