@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
 
 from companion.codecs.strips import in_strips
+from companion.errors import PictureError
 from companion.repair import repair
 
 if TYPE_CHECKING:
@@ -138,6 +139,8 @@ class LatentCells:
         out again; then, for those still outside, single grey levels on the pixels that drive the
         violated latents (`companion.repair`).
         """
+        if not x.isfinite().all():
+            raise PictureError("A picture holds values that are not finite numbers.")
         x = to_8bit(x.detach())
         at_once = max(1, CHUNK // (x.shape[-1] * x.shape[-2]))
         parts = torch.arange(len(x)).split(at_once)

@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command(
         "verify", commands.verify, "say whether a picture re-compresses to exactly this stream"
     )
-    sub.add_argument("stream", type=Path, help="a .idem file, or a folder of them")
+    sub.add_argument("stream", type=Path, help="a .idem or JPEG file, or a folder of them")
     sub.add_argument("picture", type=Path, help="a picture, or a folder with one of each name")
     sub = command("info", commands.info, "say what a .idem file holds")
     sub.add_argument("stream", type=Path, help="a .idem file, or a folder of them")

@@ -47,8 +47,13 @@ def pairs(source: Path, target: Path, kinds: tuple[str, ...], kind: str) -> list
                 f"{first.name} and {path.name} in {source} would both become {path.stem}{kind}: "
                 "rename one of them."
             )
+    todo = [(p, target / (p.stem + kind)) for p in found]
+    if kind and target.exists() and target.samefile(source):
+        for _, path in todo:
+            if path.exists():
+                raise CompanionError(f"{path} is there already: write into another folder.")
     target.mkdir(parents=True, exist_ok=True)
-    return [(p, target / (p.stem + kind)) for p in found]
+    return todo
 
 
 def with_progress(todo: list[tuple[Path, Path]], what: str) -> Iterator[tuple[Path, Path]]:
@@ -96,29 +101,35 @@ def compress(arguments: argparse.Namespace) -> int:
 
 def decompress(arguments: argparse.Namespace) -> int:
     """Run `companion decompress`: our streams and JPEG files alike."""
-    from companion.decode import decode
+    from tqdm import tqdm
+
+    from companion.decode import decode, is_jpeg
+    from companion.inversion.presets import PRESETS
     from companion.photos import write_png
 
     todo = pairs(arguments.source, arguments.target, (".idem", *JPEG), ".png")
     how: dict[str, Any] = {"mode": arguments.mode}
+    steps = PRESETS[arguments.preset].keywords["steps"]
     if arguments.mode == "perceptual":
         how |= {k: getattr(arguments, k) for k in ("preset", "samples", "dial", "seed")}
         how["prior"] = open_prior(arguments.prior)
 
     def one(source: Path, target: Path) -> None:
         data = source.read_bytes()
-        done = decode(data, source=str(source), **how)
+        # Large pictures take minutes: a bar of their own, for those that last.
+        total = steps * how.get("samples", 1)
+        with tqdm(total=total, desc=source.name, unit="step", delay=3, leave=False) as bar:
+            done = decode(data, source=str(source), watch=lambda *_: bar.update(), **how)
         alone = len(done.pictures) == 1
         for k, (x, exact) in enumerate(zip(done.pictures, done.exact.tolist(), strict=True)):
             path = target if alone else target.with_stem(f"{target.stem}-{k}")
             write_png(path, x, done.metadata)
-            said = (
-                "compresses to the same bytes" if exact else "does not compress to the same bytes"
-            )
-            print(f"{path}: {said}")
+            what = "coefficients" if is_jpeg(data) else "bytes"
+            print(f"{path}: {'compresses' if exact else 'does not compress'} to the same {what}")
         if arguments.sheet:
             before = decode(data, source=str(source)).pictures[0]
-            write_png(target.with_stem(f"{target.stem}-sheet"), sheet([before, *done.pictures]))
+            whole = sheet([before, *done.pictures])
+            write_png(target.with_stem(f"{target.stem}-sheet"), whole, done.metadata)
 
     return each(todo, "decompress", one)
 
@@ -142,7 +153,7 @@ def verify(arguments: argparse.Namespace) -> int:
     todo = [(arguments.stream, arguments.picture)]
     if arguments.stream.is_dir():
         pictures = {p.stem: p for p in sorted(arguments.picture.glob("*")) if p.suffix in PICTURES}
-        streams = pairs(arguments.stream, Path(), (".idem",), "")
+        streams = pairs(arguments.stream, Path(), (".idem", *JPEG), "")
         missing = [s.name for s, _ in streams if s.stem not in pictures]
         if missing:
             raise CompanionError(f"{arguments.picture} holds no picture for {', '.join(missing)}.")
@@ -152,25 +163,38 @@ def verify(arguments: argparse.Namespace) -> int:
 
 
 def verify_one(stream: Path, picture: Path) -> int:
-    """Print and return how many symbols of a picture differ from its stream's."""
+    """Print and return how many symbols of a picture (of a JPEG file: coefficients) differ."""
     from companion.codecs import codec_of
+    from companion.codecs.jpeg import read
+    from companion.codecs.jpeg_cells import JpegCells
+    from companion.decode import is_jpeg
     from companion.photos import read_picture
 
-    data = stream.read_bytes()
-    codec = codec_of(data, source=str(stream))
-    target = codec.read(data, source=str(stream))
-    x = read_picture(picture)
-    if x.shape[-2:] != (target.height, target.width):
-        raise StreamError(
-            f"{picture} is {x.shape[-1]}×{x.shape[-2]}, the stream holds a picture of "
-            f"{target.width}×{target.height}."
-        )
-    mine = codec.symbols(x[None]).flat()
-    differ = int((mine != target.flat()).sum())
-    if differ:
-        print(f"different: {picture}: {differ:,} of {len(mine):,} symbols differ")
+    data, x = stream.read_bytes(), read_picture(picture)
+
+    def check(height: int, width: int) -> None:
+        if x.shape[-2:] != (height, width):
+            raise StreamError(
+                f"{picture} is {x.shape[-1]}×{x.shape[-2]}, {stream} holds a picture of {width}×{height}."
+            )
+
+    if is_jpeg(data):
+        file = read(data, source=str(stream))
+        check(file.height, file.width)
+        cells = JpegCells.of_files([file])
+        differ, count, what = int(cells.mismatches(x[None])), cells.centre.numel(), "coefficients"
+        same = f"has exactly its {count:,} coefficients"
     else:
-        print(f"the same: {picture} re-compresses to exactly these {len(data):,} bytes")
+        codec = codec_of(data, source=str(stream))
+        target = codec.read(data, source=str(stream))
+        check(target.height, target.width)
+        mine = codec.symbols(x[None]).flat()
+        differ, count, what = int((mine != target.flat()).sum()), len(mine), "symbols"
+        same = f"re-compresses to exactly these {len(data):,} bytes"
+    if differ:
+        print(f"different: {picture}: {differ:,} of {count:,} {what} differ")
+    else:
+        print(f"the same: {picture} {same}")
     return differ
 
 

@@ -19,6 +19,7 @@ from companion.cell import to_8bit
 from companion.codecs import codec_of
 from companion.contracts import Boxes, Prior, Record
 from companion.errors import CompanionError
+from companion.inversion.descent import Watcher
 from companion.inversion.presets import PRESETS
 from companion.priors.tiles import TiledPrior
 
@@ -31,6 +32,7 @@ class Opened:
 
     mse: Tensor  # [1, 3, H, W], 8 bit: the low-distortion decode
     cells: Boxes  # one cell
+    grey: bool = False  # does the file speak of no colours?
     metadata: dict[str, bytes] = field(
         default_factory=dict
     )  # EXIF and colour profile of a JPEG file
@@ -41,9 +43,11 @@ class Decoded:
     """The pictures of one stream, and what is certain about them."""
 
     pictures: Tensor  # [K, 3, H, W], 8 bit
-    exact: Tensor  # bool [K]: does it compress to the very same bytes?
+    exact: Tensor  # bool [K]: does it compress to the same symbols (of a JPEG file: coefficients)?
     slack: Tensor  # [K]: how far the nearest symbol is from flipping, in quantiser steps
-    records: list[Record] = field(default_factory=list)  # of the sampler, a picture each
+    # Of the sampler, a picture each: `exact` and `slack` are of what it drew, and `extra` says by how
+    # many grey levels, root mean square, it was `moved` into the cell, and whether it is `in`.
+    records: list[Record] = field(default_factory=list)
     drawn: Tensor | None = None  # what it drew, 8 bit, before that was brought into the cell
     metadata: dict[str, bytes] = field(default_factory=dict)
 
@@ -67,10 +71,17 @@ def open_stream(data: bytes, *, source: str = "The stream") -> Opened:
         from companion.codecs.jpeg_cells import JpegCells
 
         file = read(data, source=source)
-        return Opened(Jpeg().decompress([data]), JpegCells.of_files([file]), file.metadata())
+        cells, grey = JpegCells.of_files([file]), file.sampling == "grey"
+        return Opened(Jpeg().decompress([data]), cells, grey, file.metadata())
     codec = codec_of(data, source=source)
     symbols = codec.read(data, source=source)
     return Opened(to_8bit(codec.synthesis(symbols)), codec.cells_of([symbols]))
+
+
+def luma(x: Tensor) -> Tensor:
+    """Return the grey pictures that a JPEG encoder sees of x [N, 3, H, W]: Y of YCbCr, three times."""
+    weights = x.new_tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)
+    return (weights * x).sum(1, keepdim=True).expand_as(x)
 
 
 def default_seed(data: bytes) -> int:
@@ -87,13 +98,15 @@ def decode(
     samples: int = 1,
     dial: float = 1.0,
     seed: int | None = None,
+    watch: Watcher | None = None,
     source: str = "The stream",
 ) -> Decoded:
     """Decode one stream.
 
     `mode` perceptual draws `samples` pictures from the prior (by default ours) inside the cell, and
     brings each exactly into it.  `dial` α walks from the MSE decode (0) to the draw (1) in a straight
-    line; between the two a picture may have left the cell, which `exact` says.
+    line; between the two a picture may have left the cell, which `exact` says.  `watch` is shown each
+    step of each draw.  A grey JPEG file says nothing of colours, and its draws are grey too.
     """
     opened = open_stream(data, source=source)
     if mode == "mse":
@@ -108,14 +121,23 @@ def decode(
         from companion.priors import diffusion_prior
 
         prior = diffusion_prior()
+    if not hasattr(prior, "denoise"):
+        raise CompanionError(
+            f"A {type(prior).__name__} does not denoise: decoding needs a diffusion or a Gaussian prior."
+        )
     first = default_seed(data) if seed is None else seed
     side = getattr(prior, "side", None)
     if side is not None and tuple(opened.mse.shape[-2:]) != (side, side):
         prior = TiledPrior(prior, side)
     found, records, raw = [], [], []
     for k in range(samples):  # one by one: a picture must not depend on how many were asked for
-        drawn, record = PRESETS[preset](prior, opened.cells, seeds=[first + k])
-        found.append(opened.cells.project(drawn)[0])
+        drawn, record = PRESETS[preset](prior, opened.cells, seeds=[first + k], watch=watch)
+        if opened.grey:
+            drawn = luma(drawn)
+        home, inside = opened.cells.project(drawn)
+        moved = 255 * (home - to_8bit(drawn)).square().mean().sqrt()
+        record.extra |= {"moved": round(moved.item(), 3), "in": bool(inside)}
+        found.append(home)
         records.append(record)
         raw.append(to_8bit(drawn))
     pictures = torch.cat(found)
@@ -127,5 +149,6 @@ def decode(
 def _judged(
     pictures: Tensor, opened: Opened, records: Sequence[Record] = (), drawn: Tensor | None = None
 ) -> Decoded:
-    slack = opened.cells[torch.zeros(len(pictures), dtype=torch.long)].slack(pictures)
-    return Decoded(pictures, slack > 0, slack, list(records), drawn, opened.metadata)
+    cells = opened.cells[torch.zeros(len(pictures), dtype=torch.long)]
+    exact, slack = cells.contains(pictures), cells.slack(pictures)
+    return Decoded(pictures, exact, slack, list(records), drawn, opened.metadata)

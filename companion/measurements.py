@@ -59,6 +59,16 @@ class _Linear:
         """Return bool [N]: does measuring the 8-bit picture give what was measured?"""
         return self.slack(x) > 0
 
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (x', exact): near 8-bit pictures in the cells."""
+        if not x.isfinite().all():
+            raise PictureError("A picture holds values that are not finite numbers.")
+        y = self._brought(x)
+        return y, self.contains(y)
+
+    def _brought(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
 
 class Shrunk(_Linear):
     """Pictures whose means over s×s blocks round, halves upwards, to a given one [N, 3, h, w]."""
@@ -93,8 +103,8 @@ class Shrunk(_Linear):
         """Return the small pictures enlarged, the simplest members of the cells."""
         return self._enlarged(self.small)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (x', exact): blocks are shifted as a whole, then by single levels where it takes that."""
+    def _brought(self, x: Tensor) -> Tensor:
+        """Return x with blocks shifted as a whole, then by single levels where it takes that."""
         wrong = avg_pool2d(x * 255, self.factor) - self.small * 255
         kept = wrong.clamp(-self.half + 0.01, self.half - 0.01)
         levels = (x * 255 + self._enlarged(kept - wrong)).clamp(0, 255).round()
@@ -109,8 +119,7 @@ class Shrunk(_Linear):
             chance = torch.rand(levels.shape, generator=torch.Generator().manual_seed(0)).to(levels)
             rank = self._rank(torch.where(room, chance, 2.0))
             levels = (levels + need.sign() * room * (each + (rank < rest))).clamp(0, 255)
-        y = levels / 255
-        return y, self.contains(y)
+        return levels / 255
 
     def _off(self, levels: Tensor) -> Tensor:
         """Return by how many levels the sum of each block differs from what its mean says."""
@@ -161,7 +170,6 @@ class Seen(_Linear):
         mean = self.picture[:, :, self.mask].mean(-1)[..., None, None]
         return torch.where(self.mask, self.picture, mean)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (x', exact): the seen pixels are put back."""
-        y = torch.where(self.mask, self.picture.to(x), to_8bit(x))
-        return y, self.contains(y)
+    def _brought(self, x: Tensor) -> Tensor:
+        """Return x with the seen pixels put back."""
+        return torch.where(self.mask, self.picture.to(x), to_8bit(x))

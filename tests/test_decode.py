@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from companion.cell import to_8bit
@@ -14,8 +16,10 @@ from companion.codecs import learned
 from companion.codecs.jpeg import Jpeg
 from companion.decode import decode, default_seed, open_stream
 from companion.errors import CompanionError
-from companion.photos import pictures, read_picture
+from companion.inversion.presets import PRESETS
+from companion.photos import pictures, read_picture, write_png
 from companion.priors import gaussian_prior
+from companion.priors.gan import GanPrior, Generator
 from companion.priors.tiles import TiledPrior, mirrored
 from companion.sources import Gaussian
 
@@ -83,7 +87,58 @@ def test_the_command_line_turns_a_jpeg_into_a_png(photo: Tensor, tmp_path: Path)
     assert torch.equal(read_picture(tmp_path / "out.png")[None], Jpeg().decompress([data]))
 
 
+def test_what_the_sampler_drew_and_how_it_came_in_is_on_record(stream: bytes) -> None:
+    steps: list[int] = []
+    done = decode(stream, gaussian_prior(), mode="perceptual", watch=lambda k, *_: steps.append(k))
+    (record,) = done.records
+    assert steps == list(range(record.evaluations))
+    assert done.drawn is not None
+    moved = 255 * (done.pictures - done.drawn).square().mean().sqrt().item()
+    assert record.extra == {"moved": pytest.approx(moved, abs=1e-3), "in": True}
+
+
+def test_a_grey_file_is_drawn_grey(photo: Tensor) -> None:
+    grey = Jpeg(20, "4:4:4").compress(photo.mean(1, keepdim=True).expand(-1, 3, -1, -1))
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(grey[0])).convert("L").save(buffer, "JPEG", quality=20)
+    done = decode(buffer.getvalue(), gaussian_prior(), mode="perceptual")
+    assert done.exact.all()
+    assert torch.equal(done.pictures[:, :1].expand(-1, 3, -1, -1), done.pictures)
+    coloured, _ = PRESETS["fast"](gaussian_prior(), open_stream(buffer.getvalue()).cells, seeds=[0])
+    assert (
+        coloured.amax(1) - coloured.amin(1)
+    ).max() > 0.01  # control: the prior would add colours
+
+
+def test_the_narrowest_picture_is_decoded(photo: Tensor) -> None:
+    for size in ((1, 9), (9, 1)):
+        (data,) = Jpeg(30).compress(photo[..., : size[0], : size[1]])
+        done = decode(data, TiledPrior(gaussian_prior()), mode="perceptual")
+        assert done.pictures.shape[-2:] == size
+        assert done.exact.all()
+
+
+def test_a_reader_can_check_a_jpeg_file(photo: Tensor, tmp_path: Path, capsys) -> None:
+    (data,) = Jpeg(30).compress(photo)
+    (tmp_path / "holiday.jpg").write_bytes(data)
+    source, out = str(tmp_path / "holiday.jpg"), str(tmp_path / "out.png")
+    how = ["--mode", "perceptual", "--prior", "gaussian"]
+    assert main(["decompress", source, out, *how]) == 0
+    assert "compresses to the same coefficients" in capsys.readouterr().out
+    assert main(["verify", source, out]) == 0
+    write_png(tmp_path / "other.png", (photo[0] * 0.9).clamp(0, 1))
+    assert main(["verify", source, str(tmp_path / "other.png")]) == 1
+    assert "coefficients differ" in capsys.readouterr().out
+    write_png(tmp_path / "holiday.png", photo[0])  # the reader's own: not to be lost
+    assert main(["decompress", str(tmp_path), str(tmp_path), *how]) == 2
+    assert "holiday.png is there already" in capsys.readouterr().err
+
+
 def test_what_cannot_be_decoded_is_said_in_a_sentence(stream: bytes) -> None:
+    with pytest.raises(CompanionError, match="seed is a number"):
+        decode(stream, gaussian_prior(), mode="perceptual", seed=2**63)
+    with pytest.raises(CompanionError, match="does not denoise"):
+        decode(stream, GanPrior(Generator()), mode="perceptual")  # type: ignore[arg-type]
     with pytest.raises(CompanionError, match="no mode"):
         decode(stream, mode="beautiful")  # type: ignore[arg-type]
     with pytest.raises(CompanionError, match="no preset"):
@@ -133,3 +188,5 @@ def test_tiles_leave_no_seam() -> None:
 def test_mirroring_goes_on_where_the_picture_is_small() -> None:
     x = torch.arange(3.0).reshape(1, 1, 1, 3).expand(1, 1, 2, 3)
     assert mirrored(x, 0, 5)[0, 0, 0].tolist() == [0, 1, 2, 1, 0, 1, 2, 1]
+    assert torch.equal(mirrored(x[..., :1, :], 3, 0), x[..., :1, :].expand(1, 1, 4, 3))
+    assert TiledPrior(Pointwise(), side=16).overlap == 4

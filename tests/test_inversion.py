@@ -11,12 +11,14 @@ from torch import Tensor
 
 from companion.codecs import learned
 from companion.contracts import Boxes, Record
+from companion.decode import decode
 from companion.errors import CompanionError
 from companion.inversion import dps, dsg, exact, gan, proximal, soft
 from companion.inversion.pipeline import IdempotentPipeline
 from companion.inversion.soft import between, conjugate_gradients, given_cell, latent_variances
 from companion.lab import train_prior
 from companion.photos import crops
+from companion.priors.diffusion import DiffusionPrior, bfloat16_is_fast
 from companion.priors.gan import GanPrior, Generator
 from companion.priors.gaussian import GaussianPrior, gaussian_prior
 from companion.sources import Gaussian, Mixture, Posterior, QuantiserCells, UniformQuantiser
@@ -210,6 +212,15 @@ def test_what_cannot_be_done_is_said_in_a_sentence(line: tuple[Gaussian, Quantis
         soft(prior, cells[:3], steps=2, seeds=[1])
     with pytest.raises(CompanionError, match="no domain"):
         proximal(prior, cells[:3], steps=2, seeds=[1, 2, 3], domain="frequency")
+    for told in ({"steps": 0}, {"steps": 3, "start": 0.1, "end": 0.5}):
+        with pytest.raises(CompanionError, match="at least one step"):
+            soft(prior, cells[:3], seeds=[1, 2, 3], **told)
+    with pytest.raises(CompanionError, match="at least one step"):
+        dps(prior, cells[:3], steps=0, seeds=[1, 2, 3])
+    codec = learned("hyper", 0)
+    wide = codec.cells(codec.compress(torch.zeros(1, 3, 64, 80)))
+    with pytest.raises(CompanionError, match="makes pictures of 64×64"):
+        gan(GanPrior(Generator()), wide, steps=1, seeds=[1])
     with pytest.raises(CompanionError, match="diverged"):
         dps(prior, cells[:3], steps=40, seeds=[1, 2, 3], zeta=float("inf"), domain="cell")
 
@@ -325,3 +336,22 @@ def test_the_sampler_is_a_diffusers_pipeline(tmp_path: Path) -> None:
     assert not np.array_equal(other, np.array(answer.images[0]) / 255)
     with pytest.raises(CompanionError, match="output type"):
         pipe(data, output_type="jpeg")
+
+
+def test_the_pipeline_decodes_as_decode_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    prior = DiffusionPrior(
+        train_prior.unet(),
+        train_prior.scheduler(),
+        errors=[(0.1, 0.05), (2.0, 0.2)],
+        autocast=bfloat16_is_fast(),
+    )
+    (data,) = learned("hyper", 0).compress(crops("val", 1, size=64, seed=0).pictures)
+    wanted = decode(data, prior, mode="perceptual").pictures
+    pipe = IdempotentPipeline.of(prior)
+    assert torch.equal(pipe(data, output_type="pt").images[0], wanted[0])
+    pipe.save_pretrained(str(tmp_path))
+    again = IdempotentPipeline.from_pretrained(str(tmp_path))
+    assert torch.equal(again(data, output_type="pt").images[0], wanted[0])  # errors and all
+    other = IdempotentPipeline(prior.unet, prior.scheduler)
+    assert not torch.equal(other(data, output_type="pt").images[0], wanted[0])  # the control

@@ -68,3 +68,11 @@ def test_what_is_seen_stays_and_what_is_not_is_drawn(x: Tensor) -> None:
 def test_a_mask_of_another_size_is_refused(x: Tensor) -> None:
     with pytest.raises(PictureError, match="own size"):
         Seen(x, torch.ones(8, 8, dtype=torch.bool))
+
+
+def test_what_is_not_a_number_is_not_brought_in() -> None:
+    x = torch.full((1, 3, 16, 16), torch.nan)
+    mask = torch.zeros(16, 16, dtype=torch.bool)
+    for cells in (Seen(torch.zeros(1, 3, 16, 16), mask), Shrunk(torch.zeros(1, 3, 4, 4), 4)):
+        with pytest.raises(PictureError, match="not finite"):
+            cells.project(x)

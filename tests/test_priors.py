@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 
 from companion import priors, zoo
@@ -110,6 +111,25 @@ def test_a_folder_of_diffusers_opens_by_name(tmp_path: object) -> None:
     direct = priors.DiffusionPrior(unet, train_prior.scheduler())
     x, sigma = torch.randn(1, 3, 16, 16), torch.tensor([0.5])
     torch.testing.assert_close(opened.denoise(x, sigma), direct.denoise(x, sigma))
+
+
+def test_a_network_that_thinks_in_other_numbers_is_refused(tmp_path: Path) -> None:
+    """As one trained on [0, 1] would, it pulls dark pixels up: v = α·n - √(1-α²)·x₀ shifted."""
+    unet = train_prior.unet()
+    with torch.no_grad():
+        unet.conv_out.weight.zero_()
+        unet.conv_out.bias.fill_(-10.0)
+    DDPMPipeline(unet, train_prior.scheduler()).save_pretrained(str(tmp_path))
+    with pytest.raises(WeightsError, match="another range"):
+        priors.diffusion_prior(str(tmp_path))
+
+
+def test_a_network_that_asks_for_a_class_is_refused(tmp_path: Path) -> None:
+    settings = {k: v for k, v in train_prior.unet().config.items() if not k.startswith("_")}
+    unet = UNet2DModel(**settings | {"num_class_embeds": 5})
+    DDPMPipeline(unet, train_prior.scheduler()).save_pretrained(str(tmp_path))
+    with pytest.raises(WeightsError, match="told a class"):
+        priors.diffusion_prior(str(tmp_path))
 
 
 def test_what_is_no_pipeline_is_refused_in_a_sentence(tmp_path: object) -> None:

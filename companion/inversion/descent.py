@@ -18,7 +18,7 @@ from companion.contracts import Boxes, LatentPrior, Prior, Record
 from companion.errors import CompanionError
 from companion.priors.drawing import Descent, Noise, noise_levels
 
-Watcher = Callable[[int, float, Tensor], None]  # told the step, its noise level, the estimate
+Watcher = Callable[[int, float, Tensor], object]  # told the step, its noise level, the estimate
 # (x_t, noise level, source of noise) -> the estimate of x₀, in the prior's units, that knows of the cell
 Estimate = Callable[[Tensor, float, Noise], Tensor]
 
@@ -35,16 +35,17 @@ def descend(
     order: int = 1,
     calm: float = 0.0,
     watch: Watcher | None = None,
+    since: float | None = None,
 ) -> tuple[Tensor, Record]:
     """Draw one public picture a cell, with an estimate that knows of the cells.
 
     With `start`, a noise level in the prior's units, the descent begins there, from the noised MSE
     decode, and not from pure noise; `end` is the last noise level above 0.  What `order` and `calm`
     do to a step: `companion.priors.drawing`.
-    `watch` is shown every estimate.
+    `watch` is shown every estimate.  The clock of the record runs from `since`, if that is given.
     """
     record = Record()
-    since = time.perf_counter()
+    since = time.perf_counter() if since is None else since
     noise = Noise(check_seeds(seeds, cells))
     descent = Descent(order, noise, calm)
     levels = noise_levels(prior, steps, start, end).tolist()

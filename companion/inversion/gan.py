@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from companion.contracts import Boxes, Record
+from companion.errors import CompanionError
 from companion.inversion.descent import check_seeds, finish
 from companion.inversion.proximal import misfit
 from companion.priors.gan import GanPrior
@@ -41,6 +42,12 @@ def gan(
     record, since = Record(), time.perf_counter()
     seeds = check_seeds(seeds, cells)
     vanish = misfit(cells, domain, margin)
+    height, width = cells.decodes().shape[-2:]
+    if (height, width) != (prior.side, prior.side):
+        raise CompanionError(
+            f"This generator makes pictures of {prior.side}×{prior.side}, and the cells are of "
+            f"{width}×{height}."
+        )
     with torch.no_grad():
         start = prior.plus(prior.mapping(prior.latents(seeds)))
         spread = prior.mapping(prior.latents(list(range(256)))).std(0)

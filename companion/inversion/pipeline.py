@@ -1,6 +1,6 @@
 """The default sampler as a diffusers pipeline, for those who know diffusers.
 
-pipe = IdempotentPipeline.from_pretrained(folder)  # any unconditional diffusers model
+pipe = IdempotentPipeline.of(diffusion_prior())    # ours, or from_pretrained(any unconditional model)
 picture = pipe(data).images[0]                     # data: the bytes of a .idem or JPEG file
 """
 
@@ -16,11 +16,11 @@ from PIL import Image
 from companion.cell import to_8bit
 from companion.codecs.classical import pixels
 from companion.contracts import Boxes
-from companion.decode import default_seed, open_stream
+from companion.decode import default_seed, luma, open_stream
 from companion.errors import CompanionError
 from companion.inversion.descent import Watcher
-from companion.inversion.presets import ours
-from companion.priors.diffusion import DiffusionPrior
+from companion.inversion.presets import PRESETS, ours
+from companion.priors.diffusion import DiffusionPrior, bfloat16_is_fast
 from companion.priors.tiles import TiledPrior
 
 
@@ -30,15 +30,23 @@ class IdempotentPipeline(DiffusionPipeline):
     unet: Any
     scheduler: Any
 
-    def __init__(self, unet: Any, scheduler: Any) -> None:
+    def __init__(
+        self, unet: Any, scheduler: Any, errors: Sequence[Sequence[float]] | None = None
+    ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)  # type: ignore[attr-defined]
+        self.register_to_config(errors=errors)  # type: ignore[attr-defined]
+
+    @classmethod
+    def of(cls, prior: DiffusionPrior) -> IdempotentPipeline:
+        """Return the pipeline of a prior, whose decodes are those of `decode` with that prior."""
+        return cls(prior.unet, prior.scheduler, prior.errors)
 
     def __call__(
         self,
         streams: bytes | Sequence[bytes] | Boxes,
         *,
-        num_inference_steps: int = 20,
+        num_inference_steps: int = PRESETS["fast"].keywords["steps"],
         generator: torch.Generator | None = None,
         callback: Watcher | None = None,
         output_type: str = "pil",
@@ -51,22 +59,25 @@ class IdempotentPipeline(DiffusionPipeline):
         """
         if output_type not in ("pil", "np", "pt"):
             raise CompanionError(f"There is no output type {output_type!r}: it is pil, np or pt.")
-        batches: list[tuple[Boxes, list[int]]] = []
+        batches: list[tuple[Boxes, list[int], bool]] = []
         if isinstance(streams, bytes):
             streams = [streams]
         if isinstance(streams, Boxes):
-            batches.append((streams, _seeds(generator, len(streams), 0)))
+            batches.append((streams, _seeds(generator, len(streams), 0), False))
         else:
             for data in streams:
                 opened = open_stream(data)
-                batches.append((opened.cells, _seeds(generator, 1, default_seed(data))))
+                seeds = _seeds(generator, 1, default_seed(data))
+                batches.append((opened.cells, seeds, opened.grey))
         found = []
-        for cells, seeds in batches:
-            prior: Any = DiffusionPrior(self.unet, self.scheduler)
+        errors = self.config.errors  # type: ignore[attr-defined]
+        quick = self.unet.dtype == torch.float32 and bfloat16_is_fast()
+        for cells, seeds, grey in batches:
+            prior: Any = DiffusionPrior(self.unet, self.scheduler, errors=errors, autocast=quick)
             if cells.decodes().shape[-2:] != (prior.side, prior.side):
                 prior = TiledPrior(prior, prior.side)
             drawn, _ = ours(prior, cells, steps=num_inference_steps, seeds=seeds, watch=callback)
-            pictures, exact = cells.project(drawn)
+            pictures, exact = cells.project(luma(drawn) if grey else drawn)
             if not bool(exact.all()):
                 raise CompanionError(
                     f"{int((~exact).sum())} of {len(exact)} pictures could not be brought into their "
@@ -84,4 +95,4 @@ class IdempotentPipeline(DiffusionPipeline):
 def _seeds(generator: torch.Generator | None, count: int, default: int) -> list[int]:
     if generator is None:
         return [default + k for k in range(count)]
-    return torch.randint(2**48, (count,), generator=generator).tolist()
+    return torch.randint(2**48, (count,), generator=generator, device=generator.device).tolist()

@@ -22,6 +22,7 @@ two modes, it is an approximation (chapter 10).
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -181,6 +182,7 @@ def soft(
     `doubt` the prior is taken to be 1 + doubt · σ / deviation times as unsure as it says, so that the
     cell counts for more than it should while there is much noise, and less and less so further down.
     """
+    since = time.perf_counter()
     ladder = noise_levels(prior, steps, start, end)
     measured = np.geomspace(ladder[0], ladder[-2], min(steps, LEVELS)).tolist()
     variances = latent_variances(prior, cells, measured, doubt)
@@ -204,4 +206,5 @@ def soft(
         order=order,
         calm=calm,
         watch=watch,
+        since=since,
     )

@@ -43,7 +43,7 @@ class DiffusionPrior:
         errors: Sequence[tuple[float, float]] | None = None,
         autocast: bool = False,
     ) -> None:
-        self.unet = unet.eval().requires_grad_(False)
+        self.unet, self.scheduler = unet.eval().requires_grad_(False), scheduler
         alpha_bar = scheduler.alphas_cumprod.double()
         self.prediction = scheduler.config.prediction_type
         if self.prediction not in ("epsilon", "v_prediction", "sample"):
@@ -56,7 +56,12 @@ class DiffusionPrior:
     @property
     def side(self) -> int:
         """Return the side of the pictures that the network was trained on."""
-        return int(self.unet.config.sample_size)
+        size = self.unet.config.sample_size
+        if not isinstance(size, int):
+            raise WeightsError(
+                f"This network is made for pictures of {size}, not of one square size."
+            )
+        return size
 
     def uncertainty(self, sigma: float) -> Spectrum:
         """Return how far off `denoise` is: the Gaussian prior's spectrum, as strong as was measured."""
@@ -88,9 +93,10 @@ class DiffusionPrior:
             )
         wide = sigma.reshape(-1, 1, 1, 1)
         alpha = (1 + wide.square()).rsqrt()
-        device = next(self.unet.parameters()).device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
-            answer = self.unet((x_t * alpha).to(device), self.timestep(sigma).to(device)).sample
+        weight = next(self.unet.parameters())
+        with torch.autocast(weight.device.type, torch.bfloat16, enabled=self.autocast):
+            seen = (x_t * alpha).to(weight.device, weight.dtype)
+            answer = self.unet(seen, self.timestep(sigma).to(weight.device)).sample
         answer = answer[:, :3].to(x_t)  # a learned variance comes after the mean
         if self.prediction == "epsilon":
             x_0 = x_t - wide * answer
@@ -133,9 +139,39 @@ def diffusion_prior(name: str | Path = SHIPPED, *, autocast: bool | None = None)
         )
     if unet.config.in_channels != 3:
         raise WeightsError(f"{name!s} makes pictures of {unet.config.in_channels} channels, not 3.")
-    errors = zoo.card(str(name)).get("errors") if str(name) in zoo.names() else None
+    if unet.config.get("class_embed_type") or unet.config.get("num_class_embeds"):
+        raise WeightsError(f"{name!s} wants to be told a class; what is needed asks for none.")
     unet.to(memory_format=torch.channels_last)  # a fifth faster
-    if autocast is None:
-        here = torch.cpu.get_capabilities()
-        autocast = bool(here.get("avx512_bf16") or here.get("amx_bf16"))
-    return DiffusionPrior(unet, scheduler, errors=errors, autocast=autocast)
+    quick = bfloat16_is_fast() if autocast is None else autocast
+    if str(name) in zoo.names():
+        return DiffusionPrior(
+            unet, scheduler, errors=zoo.card(str(name)).get("errors"), autocast=quick
+        )
+    return in_range(DiffusionPrior(unet, scheduler, autocast=quick), str(name))
+
+
+def bfloat16_is_fast() -> bool:
+    """Return whether this processor has instructions for it."""
+    here = torch.cpu.get_capabilities()
+    return bool(here.get("avx512_bf16") or here.get("amx_bf16"))
+
+
+def in_range(prior: DiffusionPrior, name: str, sigma: float = 0.1) -> DiffusionPrior:
+    """Return a prior that takes weak noise for what it is; refuse one that thinks in other numbers.
+
+    A network trained on pictures in [0, 1] would still give pictures that can be brought into their
+    cells, and nothing else would say that they are washed out.
+    """
+    from companion.photos import crops
+
+    x = prior.units.own(crops("val", 1, size=prior.side, seed=0).pictures)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        estimate = prior.denoise(x + sigma * noise, x.new_full((1,), sigma))
+    error = (estimate - x).square().mean().sqrt().item()
+    if error > 1.5 * sigma:
+        raise WeightsError(
+            f"{name} turns noise of {sigma:g} on a photograph in [-1, 1] into an error of {error:.2f}: it "
+            "was trained on numbers of another range, or not on photographs."
+        )
+    return prior

@@ -26,6 +26,8 @@ class Noise:
     """Standard normal noise with a seed a picture, so that a draw does not depend on its batch."""
 
     def __init__(self, seeds: list[int]) -> None:
+        if wrong := [s for s in seeds if not 0 <= s < 2**63]:
+            raise CompanionError(f"A seed is a number from 0 to 2⁶³ - 1, not {wrong[0]}.")
         self.generators = [torch.Generator().manual_seed(s) for s in seeds]
 
     def like(self, x: Tensor) -> Tensor:
@@ -44,6 +46,11 @@ def noise_levels(
     """
     top = HIGHEST * prior.deviation if highest is None else highest
     bottom = LOWEST * prior.deviation if lowest is None else lowest
+    if steps < 1 or not 0 < bottom <= top < math.inf:
+        raise CompanionError(
+            f"A descent has at least one step, and falls from its start to its end above 0; this one has "
+            f"{steps}, from {top:g} to {bottom:g}."
+        )
     ends = torch.tensor([top, bottom], dtype=torch.float64) ** (1 / SPACING)
     rungs = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, steps, dtype=torch.float64))
     return torch.cat([rungs**SPACING, torch.zeros(1, dtype=torch.float64)])
@@ -55,6 +62,8 @@ def training_levels(prior: Prior, steps: int) -> Tensor:
     Evenly in the time of a cosine schedule, σ = tan(πt/2) for data of deviation ½: many levels where
     signal and noise are alike.
     """
+    if steps < 1:
+        raise CompanionError(f"A descent has at least one step, not {steps}.")
     last = 0.995  # at t = 1 the noise would be infinite
     t = torch.linspace(last, 0, steps + 1, dtype=torch.float64)
     return 2 * prior.deviation * torch.tan(torch.pi * t / 2)

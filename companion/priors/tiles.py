@@ -20,6 +20,7 @@ class TiledPrior:
     """A prior for pictures [N, 3, H, W] of any size, made of one for side × side pictures."""
 
     def __init__(self, prior: Prior, side: int = 64, overlap: int = 16) -> None:
+        overlap = min(overlap, side // 4)  # of small tiles too, less than half
         self.prior, self.side, self.overlap = prior, side, overlap
         self.units, self.deviation, self.uncertainty = (
             prior.units,
@@ -56,6 +57,11 @@ class TiledPrior:
 
 def mirrored(x: Tensor, rows: int, columns: int) -> Tensor:
     """Return x with so many rows and columns added by mirroring, as often as it takes."""
+    # A single line has nothing to mirror but itself.
+    if rows and x.shape[-2] == 1:
+        x, rows = x.expand(*x.shape[:-2], rows + 1, -1), 0
+    if columns and x.shape[-1] == 1:
+        x, columns = x.expand(*x.shape[:-1], columns + 1), 0
     while rows or columns:
         down, right = min(rows, x.shape[-2] - 1), min(columns, x.shape[-1] - 1)
         x = pad(x, (0, right, 0, down), mode="reflect")
