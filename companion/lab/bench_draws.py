@@ -19,6 +19,7 @@ from companion.codecs import learned
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.bench_inversion import (
     CODEC,
+    GAN,
     RATE,
     ZETA,
     Stage,
@@ -44,6 +45,7 @@ TRIALS = (
     *ours(8),
     *ours(8, inner=8),
     *ours(8, doubt=0.0, end=0.004),  # without its liberties
+    GAN,
 )
 
 
@@ -87,7 +89,7 @@ def row(trial: Trial, needs: list[Item], folder: Path) -> dict[str, Any]:
 def run(part: tuple[int, int] = (0, 1)) -> None:
     """Do a part of what is not done yet; whoever finds all done stores the table."""
     name = learned(*CODEC).name
-    folder = runs_folder() / "draws" / mark((name, "prior"), CROPS, DRAWS)
+    folder = runs_folder() / "draws" / mark((name, "prior", "gan"), CROPS, DRAWS)
     results = results_of(items(folder), folder, part)
     if results is None:
         return
@@ -102,7 +104,7 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
         RESULT,
         "companion bench draws",
         rows,
-        weights=(name, "prior"),
+        weights=(name, "prior", "gan"),
         codec=name,
         pictures=f"{CROPS} test crops of 64×64, {DRAWS} draws each",
     )

@@ -26,7 +26,7 @@ from companion.inversion.presets import PRESETS
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.runs import runs_folder, write_result
 from companion.lab.work import Item, mark, measurement, recipe, results_of, unpacked
-from companion.metrics import difference, embed, fid, kid, network, psnr
+from companion.metrics import Score, difference, embed, fid, kid, network, psnr
 from companion.photos import Pictures, crops
 from companion.priors import DiffusionPrior, diffusion_prior
 
@@ -148,13 +148,18 @@ def row(
         "repairs, most": int(repairs.max()),
         "moved, grey levels rms": round(255 * (after - before).square().mean().sqrt().item(), 3),
     }
+    scores: dict[str, list[Score]] = {}
     for when, x in (("drawn", before), ("projected", after)):
         fake = embed(net, x, photo)
+        scores[when] = [fid(original, fake), kid(original, fake)]
         told[when] = {
             "psnr": round(psnr(real.pictures, x).mean().item(), 3),
-            "fid_p": fid(original, fake).as_dict(),
-            "kid_p": kid(original, fake).as_dict(),
+            **{n: s.as_dict() for n, s in zip(("fid_p", "kid_p"), scores[when], strict=True)},
         }
+    told["projected minus drawn"] = {
+        name: difference(b, a).as_dict()
+        for name, a, b in zip(("fid_p", "kid_p"), scores["drawn"], scores["projected"], strict=True)
+    }
     chain = chained.result(folder)
     x = chain["pictures"].float() / 255
     to_original = psnr(followed(real)[:, None].expand_as(x).flatten(0, 1), x.flatten(0, 1)).reshape(

@@ -42,7 +42,7 @@ from companion.metrics import (
     sliced_wasserstein,
 )
 from companion.photos import Pictures, crops
-from companion.priors import diffusion_prior
+from companion.priors import diffusion_prior, gan_prior
 from companion.priors.tiles import TiledPrior
 
 RESULT = CODECS_RESULT.with_name("inversion.json")
@@ -113,6 +113,7 @@ def zetas(sizes: tuple[float, ...], *steps: int) -> list[Trial]:
 
 
 MSE = Trial("MSE decode", "mse", 0)
+GAN = Trial("search in a GAN (cell)", "gan", 200, {"domain": "cell"})
 SEARCH = Stage(
     *("val", 128, "loss"),
     (
@@ -165,7 +166,8 @@ TABLE = Stage(
         *grid("proximal", (20,), domain="cell", margin=0.25),
         *grid("soft", (10, 20)),
         *ours(4, 8, 16, 32, 64),
-        *ours(8, inner=8),
+        *ours(6, 8, inner=8),
+        GAN,
     ),
 )
 
@@ -202,9 +204,7 @@ def draw(stage: Stage, trial: Trial, start: int, luck: int = 0) -> dict[str, Ten
     cells = every[slice(start, start + stage.batch)]
     x, seconds, evaluations = to_8bit(cells.decodes()), 0.0, 0
     if trial.sampler != "mse":
-        prior = diffusion_prior()
-        prior.autocast = trial.half
-        law = prior if stage.side == prior.side else TiledPrior(prior, prior.side)
+        law = prior_of(trial, stage.side)
         sampler: Callable[..., Any] = getattr(inversion, trial.sampler)
         seeds = list(range(luck + start, luck + start + len(cells)))
         drawn, record = sampler(law, cells, steps=trial.steps, seeds=seeds, **trial.options)
@@ -221,6 +221,15 @@ def draw(stage: Stage, trial: Trial, start: int, luck: int = 0) -> dict[str, Ten
         "projecting": torch.full((len(x),), projecting),
         "evaluations": torch.full((len(x),), evaluations),
     }
+
+
+def prior_of(trial: Trial, side: int) -> Any:
+    """Return the prior that a trial draws from, for pictures of this side."""
+    if trial.sampler == "gan":
+        return gan_prior()
+    prior = diffusion_prior()
+    prior.autocast = trial.half
+    return prior if side == prior.side else TiledPrior(prior, prior.side)
 
 
 def measure(
@@ -265,14 +274,18 @@ def measure(
 
 def stages() -> list[tuple[Stage, Path]]:
     """Return what is done, in order, and where each writes its result."""
-    searches = {"": SEARCH, "-short": SHORT, "-long": LONG, "-photos": PHOTOS}
-    found = [(s, SEARCHED.with_stem(SEARCHED.stem + name)) for name, s in searches.items()]
-    return [*found, (TABLE, RESULT)]
+
+    def searched(stage: Stage, name: str = "") -> tuple[Stage, Path]:
+        return stage, SEARCHED.with_stem(SEARCHED.stem + name)
+
+    before = [searched(SEARCH), searched(SHORT, "-short"), searched(LONG, "-long")]
+    # Of photos nothing is used in the table, but in `companion reproduce`.
+    return [*before, (TABLE, RESULT), searched(PHOTOS, "-photos")]
 
 
 def run(part: tuple[int, int] = (0, 1)) -> None:
     """Do a part of the search and of the table; whoever finds a stage done writes its result."""
-    folder = runs_folder() / "inversion" / mark((learned(*CODEC).name, "prior"))
+    folder = runs_folder() / "inversion" / mark((learned(*CODEC).name, "prior", "gan"))
     for stage, path in stages():
         if not measured(stage, path):
             results = results_of(items(stage), folder, part)
@@ -296,11 +309,12 @@ def write(stage: Stage, path: Path, results: Sequence[dict[str, Tensor]]) -> Non
     """Measure what was drawn, and write the result of a stage."""
     real, cells = material(stage.split, stage.count, stage.side)
     name = learned(*CODEC).name
+    gan = ("gan",) if GAN in stage.trials else ()
     write_result(
         path,
         "companion bench inversion",
         rows_of(stage, results),
-        weights=(name, "prior", f"features-{stage.features}"),
+        weights=(name, "prior", *gan, f"features-{stage.features}"),
         pictures=f"{len(real.pictures)} {stage.split} crops of {stage.side}×{stage.side}",
         codec=name,
         real={"u_deviation": real_deviation(cells, real)},
@@ -324,7 +338,8 @@ def check_choices(stage: Stage, rows: Sequence[dict[str, Any]]) -> None:
 def rows_of(stage: Stage, results: Sequence[dict[str, Tensor]]) -> list[dict[str, Any]]:
     """Return the measurements of all trials, in order; print them.
 
-    `beyond` is a row's FID-P minus that of the longest DPS, the best of those, on the same pictures.
+    `beyond` is a row's FID-P minus that of the longest DPS, and `beyond_best` minus that of the DPS with
+    the least, on the same pictures.
     """
     real, cells = material(stage.split, stage.count, stage.side)
     each, rows, scores = len(results) // len(stage.trials), [], []
@@ -336,9 +351,11 @@ def rows_of(stage: Stage, results: Sequence[dict[str, Tensor]]) -> list[dict[str
         scores.append(score)
         show(row)
     paper = [k for k, row in enumerate(rows) if row["sampler"] == "dps"]
-    best = max(paper, key=lambda k: (rows[k]["steps"], -scores[k].value))
+    longest = max(paper, key=lambda k: (rows[k]["steps"], -scores[k].value))
+    best = min(paper, key=lambda k: scores[k].value)
     for row, score in zip(rows, scores, strict=True):
-        row["beyond"] = difference(score, scores[best]).as_dict()
+        row["beyond"] = difference(score, scores[longest]).as_dict()
+        row["beyond_best"] = difference(score, scores[best]).as_dict()
     return rows
 
 

@@ -239,7 +239,7 @@ def slow(rates: tuple[int, ...], most: int, steps: int = 100) -> Method:
 def everything() -> list[Method]:
     """Return all methods of the laptop's run, those whose weights are not there included."""
     found = baselines() + competitors()
-    found += [ours("hyper", "fast", RATES), ours("elic", "fast", RATES[:4])]
+    found += [ours("hyper", "fast", RATES), ours("elic", "fast", RATES)]
     found += [ours(codec, "best", RATES[:4], most=64) for codec in ("hyper", "elic")]
     return [*found, slow((1, 3), most=64)]
 
