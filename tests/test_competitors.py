@@ -19,6 +19,7 @@ from companion.lab import adversarial, bench_critics, conditional, diffusing, tr
 from companion.lab.adversarial import Adversarial, critic_loss, decoder_loss, shown, weight_at
 from companion.lab.critics import CELL, CODES, PatchCritic, PatchNamer
 from companion.lab.decoders import (
+    DIAL,
     MOST_REALISM,
     Decoder,
     TableCond,
@@ -215,7 +216,7 @@ def test_critics_are_weighed_by_short_trainings(
     assert all(0 <= r["ranks"] <= 3 for r in rows)
     assert not small  # nothing is shipped
     student = trainee("hific", Trial("x", 1.0, critic=5.0))
-    assert student.facts() == {"critic_weight": 5.0}
+    assert student.facts() == {"critic_weight": 5.0, "dial": DIAL}
 
 
 def test_no_competitor_is_trained_with_other_settings_than_were_found(
@@ -236,7 +237,10 @@ def test_no_competitor_is_trained_with_other_settings_than_were_found(
     monkeypatch.setattr(bench_critics, "CRITIC", {"hific": 0.15})
     found(2, 0, 1)
     bench_critics.check("hific")
+    bench_critics.check("end-to-end")  # takes the weight of hific
     found(0, 1, 2)
+    with pytest.raises(CompanionError, match="the end of what was tried"):
+        bench_critics.check("end-to-end")
     with pytest.raises(CompanionError, match="the end of what was tried"):
         bench_critics.check("hific")
     monkeypatch.setattr(bench_critics, "CRITIC", {"hific": 0.3})
@@ -278,9 +282,12 @@ def test_what_has_settled_goes_to_the_end_of_its_schedule(
     monkeypatch.setattr(Adversarial, "points", 10**9)
     monkeypatch.setattr(train_decoder, "since", lambda clock: 1.0)
     monkeypatch.setattr(train_decoder.Yardstick, "measure", lambda *a: {"kid_p": 0.2})
-    curve = train_decoder.train("hific", trial=Trial("short", 20.0), fraction=0.8)
+    monkeypatch.setattr(train_decoder, "CAP", 20.0)
+    curve = train_decoder.train("hific", fraction=0.8)
     assert curve[-1]["seconds"] == 10  # half of the time
     assert curve[-1]["skipped"] == 7  # to the tail
+    whole = train_decoder.train("hific", trial=Trial("short", 20.0), fraction=0.8)
+    assert whole[-1]["seconds"] == 16  # a trial has its full time: others are held against it
 
 
 def test_pictures_are_shown_clamped_and_learned_from_unclamped() -> None:

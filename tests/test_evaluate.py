@@ -48,6 +48,18 @@ def test_mse_decodes_are_found_out(folders: Path, capsys: pytest.CaptureFixture[
     assert "give exactly their bytes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_streams_have_no_interval_and_are_measured_all_the_same(
+    folders: Path, tmp_path: Path, count: int
+) -> None:
+    for name in ("streams", "originals", "true"):
+        (tmp_path / name).mkdir()
+        for path in sorted((folders / name).iterdir())[:count]:
+            (tmp_path / name / path.name).write_bytes(path.read_bytes())
+    found = report(tmp_path, "true", "--originals", str(tmp_path / "originals"))
+    assert found["against originals"]["KID-P, projected"]["value"] == pytest.approx(0, abs=0.05)
+
+
 def test_the_originals_pass(folders: Path) -> None:
     found = report(folders, "true", "--originals", str(folders / "originals"))
     assert found["idempotence"]["exact"] == 1

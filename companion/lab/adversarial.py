@@ -5,9 +5,14 @@
     multirealism  M·MSE + β·(LPIPS-P + G·(as hific)),  β ~ U(0, 5.12), the decoder told β
 
 M is ILLM's 150, which is also HiFiC's.  G, the weight of the critic, is chosen on val by short trainings:
-`bench_critics`, and no decoder is trained for the zoo with another.  The critic learns alone at first,
+`bench_critics`, and no decoder is trained for the zoo with another; at β = 1 Multi-Realism's loss is
+HiFiC's, whose weight it takes.  The critic learns alone at first,
 and then counts more and more.  LPIPS-P is taken on the *loss* features; the *judge* features are never
 seen.  Shipped is the running average of the decoder's weights.
+
+Made small: HiFiC's critic sees patches of 38 pixels; ILLM's sees the same and not by a U-Net, knows 256
+names and not 1,024, and is not told the latents; Multi-Realism is told β through layers of 64 and not
+512, and β and the rate scale and shift activations.
 """
 
 from __future__ import annotations
@@ -36,7 +41,8 @@ SHAPES: tuple[tuple[int, int], ...] = ((8, 128), (2, 256))
 PEAK = 2e-4
 ALONE, FULL = 0.1, 0.2  # of the training: until when the critic learns alone, when it counts fully
 FIDELITY = 150.0  # M
-CRITIC = {"hific": 0.15, "illm": 0.03, "multirealism": 0.15}  # G
+CRITIC = {"hific": 0.15, "illm": 0.03}  # G
+CRITIC["multirealism"] = CRITIC["hific"]
 NAMER_STEPS = 2_000
 
 
@@ -62,7 +68,7 @@ class Adversarial:
     ) -> None:
         named = name == "illm"
         critic = PatchCritic(CODES + 1 if named else 1, conditional=not named)
-        self.name, self.seed = name, seed
+        self.name, self.seed, self.dial = name, seed, dial
         self.critic_weight = CRITIC[name] if critic_weight is None else critic_weight
         decoder, namer = Decoder(dial=dial), PatchNamer() if named else None
         kept = copy.deepcopy(decoder).requires_grad_(False)
@@ -160,7 +166,7 @@ class Adversarial:
 
     def facts(self) -> dict[str, Any]:
         """Return what its card says beside what all say."""
-        return {"critic_weight": self.critic_weight}
+        return {"critic_weight": self.critic_weight, "dial": self.dial}
 
 
 def shown(x: Tensor) -> Tensor:

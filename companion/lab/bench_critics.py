@@ -4,8 +4,8 @@ Each runs a whole short schedule at each weight and is judged by the mean of its
 measurements on val: the rank of its KID-P in the eyes of the *loss* features, on which LPIPS-P is
 trained too, and that of its sliced Wasserstein distance, which no network decides; the least sum wins.
 What is chosen is written into `adversarial.CRITIC`.  Multi-Realism's critic is HiFiC's beside the same
-LPIPS-P, and takes its weight.  In the same way the two ways to tell it β are compared, also by the PSNR
-with the dial at no realism: `decoders.DIAL`.
+LPIPS-P, and takes its weight, as the end-to-end codec does.  In the same way the two ways to tell it β
+are compared, also by the PSNR with the dial at no realism: `decoders.DIAL`.
 """
 
 from __future__ import annotations
@@ -36,15 +36,18 @@ MODELS = (*(f"hyper-{rate}" for rate in RATES), "features-loss")
 SIGNS = {"kid_p": 1, "sliced_wasserstein": 1, "psnr_at_0": -1}  # the last: the more the better
 
 
+CHOSEN = (*WEIGHTS, "multirealism", "end-to-end")  # whose settings are chosen here
+
+
 def trials() -> list[tuple[str, Trial]]:
     """Return whose training is tried, and how."""
-    told = mark(MODELS, SECONDS)
+    told, also = mark(MODELS, SECONDS), mark(MODELS, SECONDS, CRITIC["multirealism"])
     found = [
         (name, Trial(f"{weight:g}-{told}", SECONDS, critic=weight))
         for name, weights in WEIGHTS.items()
         for weight in weights
     ]
-    return found + [("multirealism", Trial(f"{d}-{told}", SECONDS, dial=d)) for d in DIALS]
+    return found + [("multirealism", Trial(f"{d}-{also}", SECONDS, dial=d)) for d in DIALS]
 
 
 def items() -> list[Item]:
@@ -80,7 +83,7 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
         weights=MODELS,
         pictures="every fourth val picture of 256×256, two rates",
     )
-    for name in (*WEIGHTS, "multirealism"):
+    for name in CHOSEN:
         check(name)
 
 
@@ -100,7 +103,11 @@ def check(name: str) -> None:
         raise CompanionError(
             "The weight of the critic has not been chosen: run `companion bench critics` first."
         )
+    if name in ("multirealism", "end-to-end"):
+        check("hific")  # whose weight they take
     rows = [row for row in json.loads(RESULT.read_text())["rows"] if row["name"] == name]
+    if name == "end-to-end":
+        return
     if name == "multirealism":
         tried = {row["dial"]: (row["ranks"], row["sliced_wasserstein"]) for row in rows}
         check_choice("dial of multirealism", tried, DIAL, "decoders.DIAL")

@@ -159,7 +159,7 @@ def competitor(name: str) -> Decoder:
     one_pass = NAMES[:3]
     if name not in one_pass:
         raise WeightsError(f"There is no competitor {name!r}; there are: {', '.join(one_pass)}.")
-    made = Decoder()
+    made = Decoder(dial=zoo.card(f"decoder-{name}")["dial"])
     made.load_state_dict(zoo.load(f"decoder-{name}"))
     return made.eval().requires_grad_(False)
 

@@ -21,7 +21,8 @@ from tqdm import tqdm
 from companion.codecs import codec_of
 from companion.errors import CompanionError
 from companion.lab.diagnose import posterior, recompression, symbols_wrong
-from companion.metrics import embed, fid, kid, network, patches, psnr
+from companion.metrics import difference, embed, fid, kid, network, patches, psnr
+from companion.metrics.resampling import Resampling
 from companion.photos import read_picture
 
 PICTURES = (".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -97,14 +98,26 @@ def against_originals(some: list[Case]) -> dict[str, Any]:
     names = [c.name for c in some]
     originals = [c.original for c in some if c.original is not None]
     first = [c.decodes[0] for c in some]
+    home = [
+        codec_of(c.stream).cells([c.stream]).project(x[None])[0][0]
+        for c, x in zip(some, first, strict=True)
+    ]
     net = network("judge")
-    real, fake = (embed(net, patches(x, names, size=PATCH)) for x in (originals, first))
+    real, fake, inside = (
+        embed(net, patches(x, names, size=PATCH)) for x in (originals, first, home)
+    )
+    # Two streams have no interval: without one of them a single picture is left.
+    way: Resampling | None = "jackknife" if len(some) > 2 else None
+    before = (fid(real, fake, resampling=way), kid(real, fake, resampling=way))
+    after = (fid(real, inside, resampling=way), kid(real, inside, resampling=way))
     found: dict[str, Any] = {
         "PSNR": sum(float(psnr(a[None], b[None])) for a, b in zip(originals, first, strict=True))
         / len(some),
-        "FID-P": fid(real, fake).as_dict(),
-        "KID-P": kid(real, fake).as_dict(),
     }
+    for name, a, b in zip(("FID-P", "KID-P"), before, after, strict=True):
+        found[name], found[f"{name}, projected"] = a.as_dict(), b.as_dict()
+        if way is not None:
+            found[f"{name}, projected minus as it is"] = difference(b, a).as_dict()
     codecs = {codec_of(c.stream).name for c in some}
     if len({x.shape for x in originals}) == 1 and len(codecs) == 1:
         cells = codec_of(some[0].stream).cells([c.stream for c in some])
@@ -136,11 +149,10 @@ def sentences(found: dict[str, Any]) -> list[str]:
     ]
     known = found.get("against originals")
     if known:
-        kid_p = known["KID-P"]
-        span = "" if "interval" not in kid_p else " [{:.4f}, {:.4f}]".format(*kid_p["interval"])
         said.append(
-            f"Against the originals: PSNR {known['PSNR']:.2f} dB, FID-P {known['FID-P']['value']:.2f}, "
-            f"KID-P {kid_p['value']:.4f}{span}."
+            f"Against the originals: PSNR {known['PSNR']:.2f} dB, FID-P {spanned(known['FID-P'], 2)}, "
+            f"KID-P {spanned(known['KID-P'], 4)}.  Brought into their cells: FID-P "
+            f"{spanned(known['FID-P, projected'], 2)}, KID-P {spanned(known['KID-P, projected'], 4)}."
         )
         if "u" in known:
             a, b = known["u"]["deviation, originals and decodes"]
@@ -161,6 +173,15 @@ def sentences(found: dict[str, Any]) -> list[str]:
                 f"(p = {test['p']:.3f}). {test['caveat']}".rstrip()
             )
     return said
+
+
+def spanned(score: dict[str, Any], digits: int) -> str:
+    """Return a value with its interval, where there is one."""
+    said = f"{score['value']:.{digits}f}"
+    if not score.get("interval"):
+        return said
+    low, high = score["interval"]
+    return f"{said} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def ratio_sentence(ratio: dict[str, Any]) -> str:

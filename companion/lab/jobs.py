@@ -19,6 +19,7 @@ from torch import Tensor
 
 from companion.cell import to_8bit
 from companion.codecs.neural import Learned
+from companion.decode import default_seed
 from companion.lab.diagnose import symbols_wrong
 from companion.lab.methods import LEARNED, Method
 from companion.lab.scales import CROP, RATE, Scale, material
@@ -138,7 +139,8 @@ def round_trip(
 
     `raw`, where the method itself brings its decodes in, is what they were before.  `change` is the
     PSNR between the first and the second decode, not a number where there was none (not `twice`).
-    Where no symbol changed the bytes are the same, and with them the second decode.
+    Where no symbol changed the bytes are the same, and with them the second decode.  It has the seed of
+    the first: what changes is not luck.
     """
     coder = method.coder(rate)
     since = time.perf_counter()
@@ -169,7 +171,8 @@ def round_trip(
     change = torch.full((len(x),), BEST_DB, dtype=torch.float64)
     if others and twice:
         again = coder.compress(y[others])
-        luck = None if seeds is None else [seeds[k] for k in others]
+        first = [default_seed(s) for s in streams] if seeds is None else seeds
+        luck = [first[k] for k in others] if method.random else None
         change[others] = closeness(y[others], method.decode(rate, again, luck))
     elif others:
         change[others] = torch.nan
@@ -234,7 +237,8 @@ def gathered(
     ]
     joined = {k: torch.cat([p[k] for p in parts]) for k in parts[0] if k != "seconds"}
     if "seconds" in parts[0]:
-        joined["seconds"] = torch.stack([p["seconds"] for p in parts]).mean(0)
+        # The median: the first item of a process also opens the models.
+        joined["seconds"] = torch.stack([p["seconds"] for p in parts]).median(0).values
     for name in ("drawn", "projected", "raw"):
         if name in joined:
             joined[name] = to_8bit(joined[name].float() / 255)

@@ -35,7 +35,7 @@ from companion.metrics.realism import Features
 
 LEAST_PHOTOS_FOR_KID = 3  # leaving one out must leave two
 FEATURES = ("judge", "loss", "inception")
-COMPARED = ("psnr", "psnr_pooled", "lpips_p", "fid_p", "kid_p", "sliced_wasserstein")
+COMPARED = ("psnr", "psnr_pooled", "ms_ssim", "lpips_p", "fid_p", "kid_p", "sliced_wasserstein")
 
 
 def features_of(name: str, x: Tensor, ids: Sequence[int]) -> Features:

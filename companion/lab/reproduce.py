@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from companion import zoo
+from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.claims import verdicts
 from companion.lab.measure import extractor
 from companion.lab.rows import rows
@@ -19,6 +20,8 @@ from companion.lab.runs import write_result
 from companion.lab.scales import Scale, scale_of
 from companion.lab.tables import tables
 from companion.lab.work import plan, results_of, unpacked
+
+RESULT = CODECS_RESULT.with_name("laptop.json")  # where the book keeps them: `--out` its folder
 
 
 def reproduce(
@@ -30,16 +33,34 @@ def reproduce(
     results = results_of(rows(scale, folder), folder, part)
     if results is None:
         return None
-    found = tables(scale, [unpacked(r) for r in results.values()])
+    rows_made = [unpacked(r) for r in results.values()]
+    found = tables(scale, rows_made)
     found["claims"] = verdicts(found) if scale.split == "test" else []  # val decides nothing
     path = result_file(name, out, features)
-    write_result(path, **provenance(scale, features), **found)
+    write_result(path, **provenance(scale, features), **made(rows_made), **found)
     return json.loads(path.read_text())
 
 
 def result_file(name: str, out: Path, features: str | None = None) -> Path:
     """Return where the results go."""
     return out / (f"{name}.json" if features is None else f"{name}-{features}.json")
+
+
+def made(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return where and by which commits rows were measured, and the hours that their decodes took."""
+    by = [row["made"] for row in rows]
+    return {
+        "rows_by": sorted({f"{m['commit']} on {m['hardware']}" for m in by}),
+        # A dial's decodes are those of other rows.
+        "hours_of_decoding": round(
+            sum(
+                m["hours_of_decoding"]
+                for m, r in zip(by, rows, strict=True)
+                if r["table"] != "dial"
+            ),
+            2,
+        ),
+    }
 
 
 def provenance(scale: Scale, features: str | None) -> dict[str, Any]:
@@ -55,6 +76,7 @@ def provenance(scale: Scale, features: str | None) -> dict[str, Any]:
         "crops": f"{scale.crops} {scale.split} crops of 64×64, {scale.draws} draws each",
         "protocol": "realism on 64×64 patches, reference: the originals of the same patches",
         "features": scale.features,
+        "seeds": "by the bytes; of crops by the numbers of crop and draw; a new one each generation",
         "absent": scale.absent(),
     }
 

@@ -20,12 +20,13 @@ from companion.lab.diagnose import diagnose, u_histogram
 from companion.lab.jobs import draws_of, gathered, jobs
 from companion.lab.measure import disjoint, figures, measure
 from companion.lab.methods import LEARNED, Method
+from companion.lab.runs import commit, hardware
 from companion.lab.scales import CROP, FIXED, RATE, Scale, material, photos
 from companion.lab.work import Item, mark, measurement
 from companion.metrics import mean, psnr
 
 DIAL = (0.0, 0.25, 0.5, 0.75, 1.0)
-SECONDS = 40.0  # a row of 128 pictures, roughly
+SECONDS = 90.0  # a row of 128 pictures, roughly
 Row = dict[str, Any]
 
 
@@ -50,7 +51,7 @@ def rows(scale: Scale, folder: Path) -> list[Item]:
             call = partial(ablation_row, scale, folder, method, rate)
         else:
             call = partial(posterior_row, scale, folder, method, rate)
-        found.append(item(scale, of, key, rate, needs, call, also))
+        found.append(item(scale, folder, of, key, rate, needs, call, also))
     if ("photos", "hyper-on-hyper", RATE) in sources:
         for method in scale.present():
             if method.codec == "hyper" and method.random and RATE in method.rates:
@@ -59,7 +60,7 @@ def rows(scale: Scale, folder: Path) -> list[Item]:
                     *sources["photos", "hyper-on-hyper", RATE][1],
                 ]
                 call = partial(dial_row, scale, folder, method)
-                found.append(item(scale, "dial", method.key, RATE, needs, call))
+                found.append(item(scale, folder, "dial", method.key, RATE, needs, call))
     return found
 
 
@@ -73,6 +74,7 @@ def fewest(scale: Scale, codec: str, rate: int) -> int | None:
 
 def item(
     scale: Scale,
+    folder: Path,
     of: str,
     key: str,
     rate: int,
@@ -84,7 +86,12 @@ def item(
     told = mark((), scale.features, *(need.name for need in needs), f"{also}")
     name = f"row-{of}-{key.replace(' ', '_').replace(':', '')}-{rate}-{told}"
 
-    return measurement(name, lambda: {"table": of, **call()}, SECONDS * scale.pictures / 128, needs)
+    def measured() -> Row:
+        hours = sum(need.took(folder) for need in needs) / 3600
+        made = {"commit": commit(), "hardware": hardware(), "hours_of_decoding": hours}
+        return {"table": of, "made": made, **call()}
+
+    return measurement(name, measured, SECONDS * scale.pictures / 128, needs)
 
 
 def named(method: Method, rate: int) -> Row:
@@ -106,6 +113,7 @@ def photo_row(scale: Scale, folder: Path, method: Method, rate: int, few: int | 
         "decode_seconds": decoding,
         "evaluations": method.evaluations,
         "exact": float(shard["exact"].double().mean()),
+        "intervals": intervals(shard, ids, scale.side**2),
         "change": seen_twice(shard["change"], ids),
         "drawn": figures(x, y, ids, scale.features),
         "disjoint": disjoint(x, y, ids, scale.features),
@@ -124,11 +132,22 @@ def photo_row(scale: Scale, folder: Path, method: Method, rate: int, few: int | 
         row["raw_symbols_wrong"] = mean("Symbols wrong", shard["raw wrong"], ids).as_dict()
     if few:
         row["few_pictures"], row["few"] = few, row["drawn"]
+        row["few_bpp"] = 8 * float(shard["bytes"][:few].double().mean()) / scale.side**2
         if few < n:
             row["few"] = figures(x[:few], y[:few], ids[:few], scale.features)
     if rate == RATE and method.codec in LEARNED:
         row["domains"] = domains(scale, y)
     return row
+
+
+def intervals(shard: dict[str, Tensor], ids: list[int], pixels: int) -> Row:
+    """Return the intervals over photos of what a row gives as a plain number."""
+    shares = {"bpp": 8 * shard["bytes"] / pixels, "exact": shard["exact"]}
+    if "projected exact" in shard:
+        shares["projected_exact"] = shard["projected exact"]
+    return {
+        name: mean(name, v.double(), ids).as_dict().get("interval") for name, v in shares.items()
+    }
 
 
 def seen_twice(change: Tensor, ids: list[int]) -> Row:
@@ -138,7 +157,7 @@ def seen_twice(change: Tensor, ids: list[int]) -> Row:
 
 
 def domains(scale: Scale, y: Tensor) -> Row:
-    """Return the figures on the photos of each domain that has enough for an interval."""
+    """Return the figures, and what comparisons need, on the photos of each domain that has enough."""
     real = photos(scale)
     of = [real.photos[k].domain for k in real.photo[: len(y)].tolist()]
     found: Row = {}
@@ -148,7 +167,7 @@ def domains(scale: Scale, y: Tensor) -> Row:
         found[domain] = {"pictures": len(at), "photos": len(set(ids))}
         left = len(at) - max(ids.count(k) for k in ids)  # when any one photo is left out
         if left * (scale.side // CROP) ** 2 > 1:
-            found[domain] |= measure(real.pictures[at], y[at], ids, scale.features)
+            found[domain] |= figures(real.pictures[at], y[at], ids, scale.features)
     return found
 
 
@@ -160,10 +179,12 @@ def graphics_row(scale: Scale, folder: Path, method: Method, rate: int) -> Row:
         "pictures": len(x),
         "bpp": 8 * float(shard["bytes"].double().mean()) / scale.side**2,
         "exact": float(shard["exact"].double().mean()),
-        "drawn": {"psnr": mean("PSNR", psnr(x, shard["drawn"]).clamp(max=99), ids).as_dict()},
+        "drawn": figures(x, shard["drawn"], ids, scale.features),
     }
-    if "projected exact" in shard:
+    if "wrong" in shard:
+        row["symbols_wrong"] = mean("Symbols wrong", shard["wrong"], ids).as_dict()
         row["projected_exact"] = float(shard["projected exact"].double().mean())
+        row["projected"] = figures(x, shard["projected"], ids, scale.features)
     return row
 
 

@@ -35,6 +35,8 @@ def tables(scale: Scale, rows: Sequence[Row]) -> dict[str, Any]:
         "dial": of["dial"],
         "generations": of["chains"],
         "graphics": of["graphics"],
+        "graphics_differences": differences(of["graphics"]),
+        "domain_differences": domain_differences(of["photos"]),
         "complexity": complexity(scale, of["photos"]),
         "training": training(scale),
     }
@@ -83,6 +85,20 @@ def differences(rows: Sequence[Row]) -> list[Row]:
                         **paired(row[both], mine[both]),
                     }
                 )
+    return found
+
+
+def domain_differences(rows: Sequence[Row]) -> list[Row]:
+    """Return, for each domain, every other method minus ours on the same bytes and pictures."""
+    found = []
+    for mine in rows:
+        for row in rows if mine["method"] == OURS and "domains" in mine else ():
+            same = all(row[k] == mine[k] for k in ("codec", "rate", "pictures"))
+            if row is mine or not same or "domains" not in row:
+                continue
+            for domain, figures in mine["domains"].items():
+                told = {k: row[k] for k in ("method", "codec", "rate")} | {"domain": domain}
+                found.append({**told, "minus": OURS, **paired(row["domains"][domain], figures)})
     return found
 
 
@@ -158,9 +174,13 @@ def ablation_differences(rows: Sequence[Row]) -> list[Row]:
 def deltas(rows: Sequence[Row], anchor: str = ANCHOR) -> list[Row]:
     """Return BD-PSNR and BD-FID-P of every method with four rates against Hyper's MSE decode."""
 
-    def curve(key: tuple[str, str], figure: str) -> list[tuple[float, float]]:
-        mine = [r for r in rows if (r["method"], r["codec"]) == key]
-        return [(r["bpp"], r["drawn"][figure]["value"]) for r in mine]
+    def curve(key: tuple[str, str], figure: str, few: bool = False) -> list[tuple[float, float]]:
+        mine = [r for r in rows if (r["method"], r["codec"]) == key and ("few" in r or not few)]
+        bpp, drawn = ("few_bpp", "few") if few else ("bpp", "drawn")
+        return [(r[bpp], r[drawn][figure]["value"]) for r in mine]
+
+    def pictures(key: tuple[str, str]) -> set[int]:
+        return {r["pictures"] for r in rows if (r["method"], r["codec"]) == key}
 
     found = []
     for key in dict.fromkeys((r["method"], r["codec"]) for r in rows):
@@ -169,7 +189,9 @@ def deltas(rows: Sequence[Row], anchor: str = ANCHOR) -> list[Row]:
         row: Row = {"method": key[0], "codec": key[1]}
         for figure in ("psnr", "fid_p"):
             try:
-                delta = bd_quality(curve((anchor, anchor), figure), curve(key, figure))
+                # FID is biased in the number of pictures: on those that both have.
+                few = pictures(key) != pictures((anchor, anchor))
+                delta = bd_quality(curve((anchor, anchor), figure, few), curve(key, figure))
             except CompanionError as problem:  # no rates in common
                 row[f"bd_{figure}"], row["overlap"], row["caveat"] = None, 0.0, str(problem)
                 continue
@@ -182,7 +204,8 @@ def deltas(rows: Sequence[Row], anchor: str = ANCHOR) -> list[Row]:
 def complexity(scale: Scale, rows: Sequence[Row]) -> list[Row]:
     """Return for each method its parameters, training hours, evaluations, and seconds measured.
 
-    The hours are also those of the model that a training began from.
+    Parameters are of the models of one rate; hours of all rates, and of the model that a training
+    began from.
     """
     methods = {(m.name, m.codec): m for m in scale.present()}
     found = []
@@ -190,13 +213,15 @@ def complexity(scale: Scale, rows: Sequence[Row]) -> list[Row]:
         mine = [r for r in rows if (r["method"], r["codec"]) == (name, codec)]
         if not mine:
             continue
-        cards = [zoo.card(n) for n in method.models(method.rates[0])]
+        used = dict.fromkeys(n for rate in method.rates for n in method.models(rate))
+        cards = [zoo.card(n) for n in used]
+        one = [zoo.card(n) for n in method.models(method.rates[0])]
         before = [zoo.card(c["begun_from"]) for c in cards if c.get("begun_from")]
         found.append(
             {
                 "method": name,
                 "codec": codec,
-                "parameters": sum(c.get("parameters", 0) for c in cards),
+                "parameters": sum(c.get("parameters", 0) for c in one),
                 "training_hours": {c["name"]: c.get("hours") for c in [*cards, *before]},
                 "evaluations": method.evaluations,
                 "encode_seconds": sum(r["encode_seconds"] for r in mine) / len(mine),
@@ -211,6 +236,6 @@ def training(scale: Scale) -> list[Row]:
     used = {n for m in scale.present() for rate in m.rates for n in m.models(rate)}
     names = {n for n in used if n.startswith(("decoder-", f"{END_TO_END}-"))}
     return [
-        {"model": n, "hours": zoo.card(n).get("hours"), "curve": zoo.card(n).get("curve", [])}
+        {"model": n, **{k: zoo.card(n).get(k) for k in ("hours", "curve", "beside")}}
         for n in sorted(names)
     ]

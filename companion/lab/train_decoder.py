@@ -2,10 +2,10 @@
 
 All see the same: crops of the train photos through Hyper's frozen encoders, a rate at random each.
 (`end-to-end` alone has an encoder of its own.)
-All have the same cap of hours at work on the same device, on a processor with one thread.  Where over
-the last fifth of the measurements KID-P on val has improved by less than two in a hundred (not asked in
-the first half, nor of what was measured before critics count), the end of the schedule, with its falling
-learning rate, comes at once.  What differs is in `adversarial` (a
+All have the same cap of hours at work on the same device, on a processor with one thread.  Where
+in the last fifth of the time so far KID-P on val has improved by less than two in a hundred (not asked in
+the first half, nor of what was measured before critics count, nor of trials), the end of the schedule,
+with its falling learning rate, comes at once.  What differs is in `adversarial` (a
 critic), `diffusing` (the prior's own loss, given the bitstream) and `end_to_end`.
 
 Recorded along the way, of all alike: KID-P, sliced Wasserstein and PSNR on val, and the share of
@@ -35,6 +35,7 @@ from companion.lab.end_to_end import RATE as END_TO_END
 from companion.lab.end_to_end import EndToEnd
 from companion.lab.measure import figures, paired, swd
 from companion.lab.runs import Run, clocks, cosine, since
+from companion.lab.work import mark
 from companion.metrics import embed, kid, network, patches, psnr
 from companion.photos import CropSampler, pictures
 
@@ -44,7 +45,7 @@ WARM = 200  # steps until the learning rate is reached, after a resume too
 SELDOM = 120.0  # seconds at least between two measurements
 TAIL = 0.15  # of the schedule is left when nothing has been gained
 HELD_OUT_RATES = (1, 3)
-LEAST_GAIN = 0.02  # of KID-P over the last fifth of the measurements …
+LEAST_GAIN = 0.02  # of KID-P in the last fifth of the time …
 LEAST_SHARE = 0.5  # … which is not asked before so much of the time is over
 
 
@@ -165,10 +166,11 @@ def train(
     from companion.lab import bench_critics
 
     shipping = fraction >= 1 and trial is None
-    if shipping and name in CRITIC:
+    if shipping and name in bench_critics.CHOSEN:
         bench_critics.check(name)  # before the hours, not after
     cap = CAP if trial is None else trial.seconds
-    run = Run(f"decoder-{name}" if trial is None else f"decoder-{name}-{trial.name}")
+    told = mark((), CRITIC.get(name, CRITIC["hific"]), DIAL, cap) if trial is None else trial.name
+    run = Run(f"decoder-{name}-{told}")  # of other settings it is another run
     state = run.restore() if resume else None
     student = trainee(name, trial, run.step)
     if state is not None:
@@ -192,15 +194,15 @@ def train(
         warm = min(1.0, (run.step - first_step + 1) / WARM)
         at = Moment(share, warm * cosine(round(share * 10_000), 10_000, 1.0, warmup=0))
         drawn = tuple(t.to(accelerator.device) for t in batches.draw(student.told))
-        told = student.step(drawn, at, accelerator)
+        said = student.step(drawn, at, accelerator)
         run.step += 1
         spent += since(clock)
         bar.update(round(spent + skipped) - bar.n)
         over = (spent + skipped) / cap >= end
         if over or spent - since_measured >= max(cap / student.points, SELDOM):
-            measured = {**student.measured(yardstick), **told}
+            measured = {**student.measured(yardstick), **said}
             run.curve.append({"step": run.step, "seconds": round(spent, 1), **measured})
-            if settled(run.curve, cap) and share < 1 - TAIL:
+            if trial is None and settled(run.curve, cap) and share < 1 - TAIL:
                 skipped = (1 - TAIL) * cap - spent
             run.curve[-1]["skipped"] = round(skipped, 1)
             bar.set_postfix(measured)
@@ -276,16 +278,17 @@ class Yardstick:
 
 
 def settled(curve: list[dict[str, float]], cap: float) -> bool:
-    """Return whether the best KID-P of the last fifth is within two in a hundred of the fifth before.
+    """Return whether the best KID-P of the last fifth of the time is less than two in a hundred better.
 
-    Of the measurements since critics count fully.
+    Better than the best before it, since critics count fully.
     """
-    late = [point["kid_p"] for point in curve if point["seconds"] >= FULL * cap]
-    fifth = max(2, len(late) // 5)
-    if len(late) < 2 * fifth or curve[-1]["seconds"] < LEAST_SHARE * cap:
+    now = curve[-1]["seconds"]
+    late = [point for point in curve if point["seconds"] >= FULL * cap]
+    before = [point["kid_p"] for point in late if point["seconds"] <= 0.8 * now]
+    last = [point["kid_p"] for point in late if point["seconds"] > 0.8 * now]
+    if min(len(before), len(last)) < 2 or now < LEAST_SHARE * cap:
         return False
-    before, last = min(late[-2 * fifth : -fifth]), min(late[-fifth:])
-    return last > before - LEAST_GAIN * abs(before)
+    return min(last) > min(before) - LEAST_GAIN * abs(min(before))
 
 
 def ship(name: str, run: Run, student: Trainee, yardstick: Yardstick) -> None:

@@ -32,6 +32,8 @@ from tqdm import tqdm
 from companion import zoo
 from companion.errors import CompanionError
 
+TOOK = "took"  # the seconds of an item, in its own result
+
 
 @dataclass(frozen=True)
 class Item:
@@ -52,7 +54,11 @@ class Item:
 
     def result(self, folder: Path) -> dict[str, Tensor]:
         """Return what it gave."""
-        return load_file(self.file(folder))
+        return {k: v for k, v in load_file(self.file(folder)).items() if k != TOOK}
+
+    def took(self, folder: Path) -> float:
+        """Return the seconds that it took."""
+        return float(load_file(self.file(folder))[TOOK])
 
 
 def part_of(items: Sequence[Item], part: tuple[int, int]) -> list[Item]:
@@ -82,6 +88,7 @@ def wanted(items: Sequence[Item], folder: Path) -> set[str]:
 def work(items: Sequence[Item], folder: Path, part: tuple[int, int] = (0, 1)) -> None:
     """Do the items of a part that are not done, with a progress bar in seconds of estimated work."""
     folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # seconds are those of one core, and sums are made in the same order
     todo, late = wanted(items, folder), [item for item in items if item.needs]
     # Parts are of all that there is, so that who comes later takes the same part.
     first = [item for item in part_of(first_of(items), part) if item.name in todo]
@@ -90,7 +97,9 @@ def work(items: Sequence[Item], folder: Path, part: tuple[int, int] = (0, 1)) ->
 
         def do(item: Item) -> None:
             bar.set_postfix_str(item.name)
-            store(item.run(), item.file(folder))
+            began = time.perf_counter()
+            result = item.run()
+            store(result | {TOOK: torch.tensor([time.perf_counter() - began])}, item.file(folder))
             bar.update(round(item.seconds))
 
         for item in first:
