@@ -113,7 +113,7 @@ def zetas(sizes: tuple[float, ...], *steps: int) -> list[Trial]:
 
 
 MSE = Trial("MSE decode", "mse", 0)
-GAN = Trial("search in a GAN (cell)", "gan", 200, {"domain": "cell"})
+GAN = Trial("search in a GAN (cell)", "gan", 100, {"domain": "cell"})
 SEARCH = Stage(
     *("val", 128, "loss"),
     (
@@ -165,7 +165,7 @@ TABLE = Stage(
         *grid("proximal", (10, 20, 50), domain="latent"),
         *grid("proximal", (20,), domain="cell", margin=0.25),
         *grid("soft", (10, 20)),
-        *ours(4, 8, 16, 32, 64),
+        *ours(4, 8, 16, 32),
         *ours(6, 8, inner=8),
         GAN,
     ),
