@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
         help="what realism is judged by: inception is the standard one, from its file",
     )
     sub = command("bench", commands.bench, "measure, and write the result into the package")
-    sub.add_argument("what", choices=("codecs", "jpeg", "truth", *LONG))
+    sub.add_argument("what", choices=("codecs", "jpeg", "truth", "sizes", *LONG))
     sub.add_argument("--part", default="0/1", help=f"k/n, as above; of {', '.join(LONG)}")
     return top
 

@@ -1,0 +1,118 @@
+"""`companion bench sizes`: what a perceptual decode takes by the size of the picture, and its seams.
+
+From a crop of the prior's own size to whole photos: seconds by two threads, the memory that the process
+needs at most beyond what opening the models takes, whether the result compresses to its own bytes, and
+whether it jumps where tiles begin and end more than elsewhere.  Each size runs in a process of its own,
+since a process does not forget how much memory it once had.  On an otherwise idle machine.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from companion.codecs import learned
+from companion.decode import decode
+from companion.inversion.presets import PRESETS
+from companion.lab.bench_codecs import RESULT as CODECS_RESULT
+from companion.lab.runs import write_result
+from companion.photos import crops, photos, pictures
+from companion.priors import diffusion_prior
+from companion.priors.tiles import TiledPrior
+
+RESULT = CODECS_RESULT.with_name("sizes.json")
+CODEC, PRESET, THREADS = ("hyper", 1), "fast", 2
+COUNTS = {"crop": 8, "picture": 4, "photo": 3}
+
+
+def material(kind: str) -> list[Tensor]:
+    """Return test pictures of a kind, [1, 3, H, W] each, of different photos."""
+    if kind == "crop":
+        return list(crops("test", COUNTS[kind], size=64, seed=2).pictures.split(1))
+    if kind == "picture":
+        every = pictures("test", size=256).pictures
+        return list(every[:: len(every) // COUNTS[kind]][: COUNTS[kind]].split(1))
+    whole = photos("test")
+    whole = whole[:: len(whole) // COUNTS[kind]][: COUNTS[kind]]
+    return [photo.pixels()[None].float() / 255 for photo in whole]
+
+
+def measured(kind: str) -> dict[str, Any]:
+    """Return a row: medians over pictures, but for memory, the most."""
+    torch.set_num_threads(THREADS)
+    codec, prior = learned(*CODEC), diffusion_prior()
+    first = crops("val", 1, size=64, seed=0).pictures
+    decode(codec.compress(first)[0], prior, mode="perceptual", preset=PRESET)  # opens everything
+    some = material(kind)
+    streams = [codec.compress(x)[0] for x in some]
+    before = peak()
+    seconds, exact, seams = [], [], []
+    for x, stream in zip(some, streams, strict=True):
+        since = time.perf_counter()
+        done = decode(stream, prior, mode="perceptual", preset=PRESET)
+        seconds.append(time.perf_counter() - since)
+        exact.append(codec.compress(done.pictures) == [stream])
+        seams += seam_ranks(x, done.pictures, prior.side)
+    return {
+        "kind": kind,
+        "pictures": len(some),
+        "sizes": [f"{x.shape[-1]}×{x.shape[-2]}" for x in some],
+        "megapixels": sum(x[0, 0].numel() for x in some) / len(some) / 1e6,
+        "seconds": sorted(seconds)[len(seconds) // 2],
+        "memory, MB": round((peak() - before) / 1e6),
+        "exact": sum(exact),
+        "seams": round(sum(seams) / len(seams), 3) if seams else None,
+    }
+
+
+def peak() -> float:
+    """Return the most memory that this process has had, in bytes."""
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def seam_ranks(x: Tensor, y: Tensor, side: int) -> list[float]:
+    """Return, for columns and rows, where a seam stands among all other places: near ½ without seams.
+
+    The differences of neighbouring lines of y over those of x; the rank of their mean where tiles begin
+    or end among those elsewhere.
+    """
+    found = []
+    law = TiledPrior(diffusion_prior(), side)
+    for a, b in ((x, y), (x.transpose(2, 3), y.transpose(2, 3))):
+        starts = law.starts(a.shape[-1])
+        at = sorted({k - 1 for s in starts for k in (s, s + side)} - {-1, a.shape[-1] - 1})
+        if not at:
+            continue
+        jump = [(z[..., 1:] - z[..., :-1]).square().mean((0, 1, 2)).sqrt() for z in (b, a)]
+        ratio = jump[0] / jump[1].clamp_min(1e-6)
+        elsewhere = torch.ones(len(ratio), dtype=torch.bool)
+        elsewhere[at] = False
+        found.append(float((ratio[elsewhere] < ratio[at].mean()).double().mean()))
+    return found
+
+
+def run() -> None:
+    """Measure every kind, print it, and store the result."""
+    rows = []
+    for kind in tqdm(COUNTS, desc="sizes"):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            rows.append(pool.apply(measured, (kind,)))
+        tqdm.write("  ".join(f"{k} {v}" for k, v in rows[-1].items()))
+    name = learned(*CODEC).name
+    evaluations = PRESETS[PRESET].keywords["steps"]
+    write_result(
+        RESULT,
+        "companion bench sizes",
+        rows,
+        weights=(name, "prior"),
+        codec=name,
+        preset=PRESET,
+        evaluations=evaluations,
+        threads=THREADS,
+    )
