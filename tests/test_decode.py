@@ -189,4 +189,4 @@ def test_mirroring_goes_on_where_the_picture_is_small() -> None:
     x = torch.arange(3.0).reshape(1, 1, 1, 3).expand(1, 1, 2, 3)
     assert mirrored(x, 0, 5)[0, 0, 0].tolist() == [0, 1, 2, 1, 0, 1, 2, 1]
     assert torch.equal(mirrored(x[..., :1, :], 3, 0), x[..., :1, :].expand(1, 1, 4, 3))
-    assert TiledPrior(Pointwise(), side=16).overlap == 4
+    assert TiledPrior(Pointwise(), side=16).overlap == 8

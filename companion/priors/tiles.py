@@ -20,7 +20,7 @@ class TiledPrior:
     """A prior for pictures [N, 3, H, W] of any size, made of one for side × side pictures."""
 
     def __init__(self, prior: Prior, side: int = 64, overlap: int = 16) -> None:
-        overlap = min(overlap, side // 4)  # of small tiles too, less than half
+        overlap = min(overlap, side // 2)  # the default is for tiles of 64
         self.prior, self.side, self.overlap = prior, side, overlap
         self.units, self.deviation, self.uncertainty = (
             prior.units,
