@@ -31,7 +31,7 @@ class GaussianUNet(nn.Module):
         self.law, self.alpha_bar = law, scheduler.alphas_cumprod.double()
         self.kind, self.learned_variance = scheduler.config.prediction_type, learned_variance
         self.config = train_prior.unet().config
-        self.unused = nn.Parameter(torch.zeros(1))
+        self.unused = nn.Parameter(torch.zeros(1, dtype=torch.float64))  # it works in these
 
     def forward(self, x: Tensor, t: Tensor) -> object:
         """Interpolate log σ between steps, as the wrapper's inverse does, and answer in its kind."""
