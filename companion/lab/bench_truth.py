@@ -4,7 +4,8 @@ Gaussians and mixtures of two, cut into boxes that are turned against the axes o
 the source, so that the posterior is exact in any dimension.  For each sampler and number of steps:
 how far mean, covariance and the law as a whole (sliced Wasserstein) are from the posterior's, and how
 many draws miss the cell.  Two sets of exact draws are the floor.  What a sampler must be told, the step
-size of DPS and DSG's share of guidance, is chosen in another cell than the one that is shown.
+size of DPS and DSG's share of guidance, is chosen by other draws in the cell of another draw of the source;
+where the source hardly leaves one cell, that is the one that is shown, which favours these two.
 """
 
 from __future__ import annotations
