@@ -4,13 +4,13 @@ Gaussians and mixtures of two, cut into boxes that are turned against the axes o
 the source, so that the posterior is exact in any dimension.  For each sampler and number of steps:
 how far mean, covariance and the law as a whole (sliced Wasserstein) are from the posterior's, and how
 many draws miss the cell.  Two sets of exact draws are the floor.  What a sampler must be told, the step
-size of DPS and DSG's share of guidance, is chosen by other draws in the cell of another draw of the source;
-where the source hardly leaves one cell, that is the one that is shown, which favours these two.
+size of DPS and DSG's share of guidance, is chosen in another cell of the same source.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,18 +36,26 @@ Sampler = functools.partial[Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A source, its quantiser, and the codes of two of its cells: to choose in, and to show."""
+    """A source and its quantiser, with two of their cells: one to choose in, and one to show."""
 
     name: str
     dimensions: int
     source: Mixture
     quantiser: UniformQuantiser
 
-    def cells(self, seed: int, draws: int) -> QuantiserCells:
-        """Return the cell of a draw from the source, so many times."""
-        return self.quantiser.cells(
-            self.quantiser.encode(self.source.sample(1, seed)).expand(draws, -1)
-        )
+    def code(self, seed: int) -> Tensor:
+        """Return the code of a draw from the source, [1, d]."""
+        return self.quantiser.encode(self.source.sample(1, seed))
+
+    def shown(self, draws: int) -> QuantiserCells:
+        """Return the cell that is shown, so many times."""
+        return self.quantiser.cells(self.code(seed=1).expand(draws, -1))
+
+    def other(self, draws: int) -> QuantiserCells:
+        """Return that of the first draw which lies in another cell, so many times."""
+        codes = (self.code(seed) for seed in itertools.count(2))
+        code = next(code for code in codes if not torch.equal(code, self.code(seed=1)))
+        return self.quantiser.cells(code.expand(draws, -1))
 
 
 def turned(d: int) -> Tensor:
@@ -98,7 +106,7 @@ def samplers(case: Case) -> dict[str, Sampler]:
 
 def chosen(case: Case, sampler: Callable[..., Any], option: str, values: Sequence[float]) -> float:
     """Return the value that is best in the other cell, by the sliced Wasserstein distance."""
-    cells = case.cells(seed=2, draws=DRAWS // 2)
+    cells = case.other(DRAWS // 2)
     seeds = list(range(len(cells)))
     truth = exact(case.source, cells, seeds=[s + len(seeds) for s in seeds])[0]
 
@@ -123,7 +131,7 @@ def sliced(x: Tensor, y: Tensor) -> float:
 
 def row(case: Case, name: str, steps: int, x: Tensor, truth: Tensor) -> dict[str, Any]:
     """Return the errors of draws x [N, d] of one cell, relative to the posterior's deviation."""
-    cells = case.cells(seed=1, draws=len(x))
+    cells = case.shown(len(x))
     posterior = Posterior(case.source, cells[:1])
     mean, cov = posterior.mean[0], posterior.cov[0]
     wide = float(cov.trace().sqrt())
@@ -146,7 +154,7 @@ def run() -> None:
     """Measure all, and store the result."""
     rows, told = [], []
     for case in tqdm(cases(), desc="sources"):
-        cells = case.cells(seed=1, draws=DRAWS)
+        cells = case.shown(DRAWS)
         seeds = list(range(DRAWS))
         truth = exact(case.source, cells, seeds=seeds)[0]
         other = exact(case.source, cells, seeds=[s + DRAWS for s in seeds])[0]
