@@ -17,8 +17,10 @@ from companion.lab import (
     bench_inversion,
     bench_restore,
     bench_truth,
+    trials,
 )
-from companion.lab.bench_inversion import MSE, Stage, check_choices, grid, ours
+from companion.lab.bench_inversion import check_choices
+from companion.lab.trials import MSE, Stage, grid, ours
 from companion.metrics import psnr
 from companion.photos import Pictures, crops
 
@@ -63,7 +65,7 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setenv("COMPANION_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(bench_inversion, "RESULT", tmp_path / "table.json")
     monkeypatch.setattr(bench_inversion, "SEARCHED", tmp_path / "search.json")
-    monkeypatch.setattr(bench_inversion, "BATCH", 4)
+    monkeypatch.setattr(trials, "BATCH", 4)
     steps = grid("dps", (2,), zeta=4.8)
     chosen = (("dps", 2, "zeta", 4.8),)
     search = Stage("val", 8, "loss", (MSE, *steps, *ours(2)), chosen)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from companion.lab.claims import CLAIMS, HELD, NOT, PARTLY, UNKNOWN, verdicts
+from companion.lab.claims import CLAIMS, verdicts
+from companion.lab.findings import HELD, NOT, PARTLY, UNKNOWN
 
 Results = dict[str, Any]
 

@@ -19,7 +19,6 @@ from companion.lab import ablations, full, scales
 from companion.lab import measure as measure_module
 from companion.lab import reproduce as module
 from companion.lab import work as work_module
-from companion.lab.bench_inversion import ZETA
 from companion.lab.graphics import graphics
 from companion.lab.jobs import chain, digest, jobs, round_trip
 from companion.lab.methods import Method, gaussian_draws
@@ -27,6 +26,7 @@ from companion.lab.reproduce import reproduce
 from companion.lab.rows import rows, seen_twice
 from companion.lab.scales import SCALES, Scale, material, photos, spread_order
 from companion.lab.tables import ablation_differences, deltas, differences, own_bytes
+from companion.lab.trials import ZETA
 from companion.lab.work import first_of, undone
 from companion.metrics import mean, network, stored
 from companion.metrics.realism import STANDARD

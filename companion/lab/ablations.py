@@ -21,8 +21,8 @@ from companion.cell import LatentCells
 from companion.codecs.models import converse, grid_of, straight_through_round
 from companion.codecs.strips import in_strips
 from companion.contracts import Record
-from companion.lab.bench_inversion import ZETA
 from companion.lab.methods import Method, by_sampler
+from companion.lab.trials import ZETA
 from companion.lab.work import recipe
 
 CODEC, RATE = "hyper", 1

@@ -17,20 +17,10 @@ from torch import Tensor
 
 from companion.codecs import learned
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
-from companion.lab.bench_inversion import (
-    CODEC,
-    GAN,
-    RATE,
-    ZETA,
-    Stage,
-    Trial,
-    draw,
-    grid,
-    material,
-    ours,
-)
+from companion.lab.bench_inversion import draw, material
 from companion.lab.diagnose import diagnose
 from companion.lab.runs import runs_folder, write_result
+from companion.lab.trials import CODEC, GAN, RATE, ZETA, Stage, Trial, grid, ours
 from companion.lab.work import Item, mark, measurement, results_of, unpacked
 
 RESULT = CODECS_RESULT.with_name("draws.json")

@@ -4,9 +4,8 @@ One codec at one rate, crops of 64×64, and for each trial (a sampler with its s
 pictures before and after projection: FID-P, KID-P, sliced Wasserstein, PSNR, how many lie in their
 cells, the deviation of u = y(x̂) - μ - q, which in real pictures is known, and seconds a picture.
 
-First the *search*, on val by the *loss* features: every choice is made there, the step size of DPS for
-each number of steps and each size of picture that it is used with.  Then the table, once: what was
-chosen, on test crops by the *judge*.  Both are items that can be cut, resumed and spread.
+What is tried, on which pictures and by whose features, is in `trials`.  All are items that can be cut,
+resumed and spread.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import functools
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from companion.codecs import learned
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.choices import check_choice
 from companion.lab.runs import runs_folder, write_result
+from companion.lab.trials import CODEC, CROP, GAN, LONG, PHOTOS, SEARCH, SHORT, TABLE, Stage, Trial
 from companion.lab.work import Item, mark, results_of
 from companion.metrics import (
     Score,
@@ -47,129 +46,6 @@ from companion.priors.tiles import TiledPrior
 
 RESULT = CODECS_RESULT.with_name("inversion.json")
 SEARCHED = CODECS_RESULT.with_name("inversion-search.json")
-CODEC = ("hyper", 1)
-CROP, PHOTO = 64, 256
-BATCH = 32  # crops at once
-# The step size of DPS by its number of steps, on crops and on photos, and the share of guidance in DSG;
-# the table refuses any but the search's best.  A photo of 16 crops needs a larger step: the norm is over
-# the whole picture, so of one and the same push each pixel gets a quarter.
-ZETA = {50: 4.8, 100: 2.4, 250: 4.8, 1000: 2.4}
-PHOTO_ZETA = {100: 9.6}
-RATE = 0.1
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One row of the table: a sampler, its steps, its options."""
-
-    name: str
-    sampler: str
-    steps: int
-    options: dict[str, Any] = field(default_factory=dict)
-    half: bool = True  # the prior in bfloat16
-
-    @property
-    def key(self) -> str:
-        """Return a file name that says everything."""
-        parts = [f"{k}{v}" for k, v in sorted(self.options.items())]
-        return "-".join([self.sampler, str(self.steps), *parts, *([] if self.half else ["f32"])])
-
-
-def grid(sampler: str, steps: tuple[int, ...], **options: Any) -> list[Trial]:
-    """Return a trial for each number of steps."""
-    said = ", ".join(f"{k} {v}" for k, v in options.items())
-    return [Trial(f"{sampler} ({said})" if said else sampler, sampler, n, options) for n in steps]
-
-
-def ours(*steps: int, **changes: Any) -> list[Trial]:
-    """Return trials of our sampler with some of its settings changed."""
-    every = inversion.ours.keywords | changes
-    return [replace(trial, options=every) for trial in grid("ours", steps, **changes)]
-
-
-Choice = tuple[str, int, str, float]  # sampler, steps, option, value
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What is tried, on how many crops, and who judges; `chosen` must be the best of what is tried."""
-
-    split: str
-    count: int
-    features: str
-    trials: tuple[Trial, ...]
-    chosen: tuple[Choice, ...] = ()
-    side: int = CROP
-
-    @property
-    def batch(self) -> int:
-        """Return how many pictures an item has."""
-        return BATCH if self.side == CROP else 1
-
-
-def zetas(sizes: tuple[float, ...], *steps: int) -> list[Trial]:
-    """Return trials of DPS in each number of steps, with each step size."""
-    return [trial for n in steps for z in sizes for trial in grid("dps", (n,), zeta=z)]
-
-
-MSE = Trial("MSE decode", "mse", 0)
-GAN = Trial("search in a GAN (cell)", "gan", 100, {"domain": "cell"})
-SEARCH = Stage(
-    *("val", 128, "loss"),
-    (
-        MSE,
-        *zetas((0.6, 1.2, 2.4, 4.8, 9.6), 250),
-        *(trial for r in (0.05, 0.1, 0.2, 0.4) for trial in grid("dsg", (50,), rate=r)),
-        *grid("proximal", (10, 20, 50), domain="picture"),
-        *grid("proximal", (10, 20, 50), domain="latent"),
-        *grid("proximal", (10, 20, 50), domain="cell", margin=0.25),
-        *grid("proximal", (8, 16), domain="latent", start=1.0),
-        *grid("soft", (10, 20)),
-        *grid("soft", (8, 16, 32), drawn=False),
-        *ours(4, 6, 8, 12, 16, 32, 64),
-        *(trial for d in (0.0, 1.5, 6.0) for trial in ours(8, doubt=d)),
-        *(trial for e in (0.004, 0.05, 0.2) for trial in ours(8, end=e)),
-        *(trial for s in (0.5, 1.0, 4.0) for trial in ours(8, 32, start=s)),
-        *ours(8, 32, calm=0.5),
-        *ours(8, 32, calm=1.0),
-        *ours(8, 32, order=1),
-        *ours(8, inner=2),
-        *ours(6, 8, 12, inner=8),
-        *ours(8, inner=16),
-    ),
-    chosen=(("dps", 250, "zeta", ZETA[250]), ("dsg", 50, "rate", RATE)),
-)
-SHORT = Stage(
-    *("val", 32, "loss"),
-    tuple(zetas((1.2, 2.4, 4.8, 9.6), 50, 100)),
-    chosen=tuple(("dps", n, "zeta", ZETA[n]) for n in (50, 100)),
-)
-PHOTOS = Stage(
-    *("val", 4, "loss"),
-    tuple(zetas((4.8, 9.6, 19.2, 38.4), 100)),
-    chosen=(("dps", 100, "zeta", PHOTO_ZETA[100]),),
-    side=PHOTO,
-)
-LONG = Stage(
-    *("val", 32, "loss"),
-    tuple(zetas((1.2, 2.4, 4.8), 1000)),
-    chosen=(("dps", 1000, "zeta", ZETA[1000]),),
-)
-TABLE = Stage(
-    *("test", 256, "judge"),
-    (
-        MSE,
-        *(trial for n in (100, 1000) for trial in zetas((ZETA[n],), n)),
-        *grid("dsg", (50,), rate=RATE),
-        *grid("proximal", (20,), domain="picture"),
-        *grid("proximal", (10, 20, 50), domain="latent"),
-        *grid("proximal", (20,), domain="cell", margin=0.25),
-        *grid("soft", (10, 20)),
-        *ours(4, 8, 16, 32),
-        *ours(6, 8, inner=8),
-        GAN,
-    ),
-)
 
 
 @functools.cache
@@ -332,7 +208,7 @@ def check_choices(stage: Stage, rows: Sequence[dict[str, Any]]) -> None:
             for r in rows
             if (r["sampler"], r["steps"]) == (sampler, steps)
         }
-        check_choice(f"{option} of {sampler} in {steps} steps", tried, chosen, "bench_inversion")
+        check_choice(f"{option} of {sampler} in {steps} steps", tried, chosen, "trials")
 
 
 def rows_of(stage: Stage, results: Sequence[dict[str, Tensor]]) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from companion.decode import decode, default_seed
 from companion.inversion import dps, soft
 from companion.inversion.presets import PRESETS
 from companion.lab.bench_codecs import QUALITIES
-from companion.lab.bench_inversion import PHOTO_ZETA, ZETA
+from companion.lab.trials import PHOTO_ZETA, ZETA
 from companion.lab.work import mark, recipe
 from companion.priors.tiles import TiledPrior
 

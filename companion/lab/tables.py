@@ -7,9 +7,9 @@ from typing import Any
 
 from companion import zoo
 from companion.errors import CompanionError
-from companion.lab.bench_inversion import ZETA
 from companion.lab.measure import paired
 from companion.lab.scales import Scale
+from companion.lab.trials import ZETA
 from companion.metrics import bd_quality, shown
 
 Row = dict[str, Any]
