@@ -39,6 +39,7 @@ FEW = 64  # coordinates: then all directions are taken, and nothing is random
 LEVELS = 8  # at which they are measured; in between they are interpolated
 NODES = 12  # of the quadrature for the moments: they need not be exact to the last digit
 STRIDE = 1e-3  # of the differences that stand for derivatives, in public units
+ROUGHLY = 1e-3  # by which rounding may make a curvature too small
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -144,16 +145,21 @@ def given_cell(y: Tensor, variance: Tensor, lower: Tensor, upper: Tensor) -> tup
 def conjugate_gradients(
     apply: Callable[[Tensor], Tensor], b: Tensor, steps: int, diagonal: Tensor
 ) -> Tensor:
-    """Solve apply(v) = b for N symmetric positive problems [N, D] at once, from v = 0.
+    """Solve apply(v) = b for N problems [N, D] at once, from v = 0; each matrix is at least 1.
 
-    `diagonal` is that of the matrix, or near it: coordinates are scaled by it.
+    `diagonal` is that of the matrix, or near it: coordinates are scaled by it.  A problem that shows
+    less curvature than 1, as differences in place of derivatives may, has come as far as they can be
+    trusted, and stays there: one step along such a direction would be longer than all others together.
     """
     v, r = torch.zeros_like(b), b
     z = r / diagonal
     p, rz = z, (r * z).sum(1, keepdim=True)
+    going = torch.ones_like(rz, dtype=torch.bool)
     for _ in range(steps):
         ap = apply(p)
-        length = rz / (p * ap).sum(1, keepdim=True).clamp_min(1e-30)
+        curvature = (p * ap).sum(1, keepdim=True)
+        going = going & (curvature >= p.square().sum(1, keepdim=True) * (1 - ROUGHLY))
+        length = torch.where(going, rz / curvature.clamp_min(1e-30), 0.0)
         v, r = v + length * p, r - length * ap
         z = r / diagonal
         new = (r * z).sum(1, keepdim=True)
