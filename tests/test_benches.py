@@ -16,6 +16,7 @@ from companion.lab import (
     bench_exactness,
     bench_inversion,
     bench_restore,
+    bench_sizes,
     bench_truth,
     trials,
 )
@@ -176,3 +177,17 @@ def test_the_best_preset_is_what_the_stored_search_found_best() -> None:
     told = [row["options"] | {"steps": row["steps"]} for row in found]
     best, fast = (ranks[told.index(PRESETS[name].keywords)] for name in ("best", "fast"))
     assert best == min(ranks) < fast
+
+
+def test_seams_are_seen_where_tiles_meet_and_nowhere_else() -> None:
+    """A step of brightness at each joint of overlapping tiles; then the same steps 8 pixels away."""
+    x = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+
+    def stepped(away: int) -> torch.Tensor:
+        lines = torch.arange(256)
+        step = sum((lines >= at + away).float() for at in (48, 64, 96, 112, 144, 160, 192, 208))
+        return x + step + step[:, None]
+
+    assert bench_sizes.seams(x, x, 64) == [0.0, 0.0]
+    assert min(bench_sizes.seams(x, stepped(0), 64)) > 0.5
+    assert max(map(abs, bench_sizes.seams(x, stepped(8), 64))) < 0.05
