@@ -31,13 +31,12 @@ class Trial:
     sampler: str
     steps: int
     options: dict[str, Any] = field(default_factory=dict)
-    half: bool = True  # the prior in bfloat16
 
     @property
     def key(self) -> str:
         """Return a file name that says everything."""
         parts = [f"{k}{v}" for k, v in sorted(self.options.items())]
-        return "-".join([self.sampler, str(self.steps), *parts, *([] if self.half else ["f32"])])
+        return "-".join([self.sampler, str(self.steps), *parts])
 
 
 def grid(sampler: str, steps: tuple[int, ...], **options: Any) -> list[Trial]:
