@@ -23,6 +23,7 @@ from companion.lab.measure import figures, paired
 from companion.lab.runs import runs_folder, write_result
 from companion.lab.work import Item, mark, measurement, recipe, results_of, unpacked
 from companion.metrics import shown
+from companion.metrics.wasserstein import laplacian_pyramid
 from companion.photos import Pictures, pictures
 from companion.priors import diffusion_prior
 
@@ -93,9 +94,18 @@ def row(quality: int, real: Pictures, parts: list[dict[str, Tensor]]) -> dict[st
     for way in ("plain", "restored"):
         y = found[way].float() / 255
         full[way] = figures(real.pictures, y, real.photo.tolist(), FEATURES)
-        told[way] = shown(full[way]) | {"exact": int(found[f"{way} exact"].sum())}
+        told[way] = shown(full[way]) | {
+            "exact": int(found[f"{way} exact"].sum()),
+            "finest contrast": finest_contrast(real.pictures, y),
+        }
     told["beyond"] = paired(full["restored"], full["plain"])
     return told
+
+
+def finest_contrast(x: Tensor, y: Tensor) -> float:
+    """Return the root mean square of the finest octave of y over that of x: below 1, y is too smooth."""
+    fine_x, fine_y = laplacian_pyramid(x)[0], laplacian_pyramid(y)[0]
+    return (fine_y.square().mean() / fine_x.square().mean()).sqrt().item()
 
 
 def run(part: tuple[int, int] = (0, 1)) -> None:
