@@ -30,7 +30,8 @@ from companion.photos import Pictures, crops
 def few(monkeypatch: pytest.MonkeyPatch, tmp_path) -> Pictures:
     monkeypatch.setenv("COMPANION_RUNS", str(tmp_path))
     monkeypatch.setattr(bench_exactness, "RESULT", tmp_path / "exactness.json")
-    for name, value in {"CROPS": 24, "SHARD": 12, "FOLLOWED": 2, "GENERATIONS": 3}.items():
+    small = {"CROPS": 24, "SHARD": 12, "FOLLOWED": 2, "GENERATIONS": 3, "SIDE": 128, "WHOLE": 2}
+    for name, value in small.items():
         monkeypatch.setattr(bench_exactness, name, value)
     monkeypatch.setattr(bench_exactness, "CODECS", [("hyper", 1)])
     return crops("test", 24, size=64, seed=1)
@@ -41,6 +42,7 @@ def test_exactness_goes_through_bytes_and_new_seeds(few: Pictures) -> None:
     (row,) = json.loads(bench_exactness.RESULT.read_text())["rows"]
     assert row["same bytes"] == 24
     assert row["least slack"] > 0
+    assert row["whole"]["same bytes"] == row["whole"]["pictures"] == 2
     assert row["generations"]["same bytes"] == 6
     # With one seed all generations would be one picture, and there would be nothing to see.
     assert row["generations"]["deviation between generations, grey levels"] > 0.5

@@ -2,9 +2,10 @@
 
 For each codec and rate, 2,000 test crops of 64×64 are drawn once, and 16 of them go through fifty
 generations, each decoded with a new seed: with one seed a decoder that is a function could not help
-repeating itself, and there would be nothing to see.  Every round trip is through real bytes.  Beside
-the count stands what enforcing it costs: how far projection moved the pictures, and the figures of
-realism before and after.  And one codec's crops are drawn by either preset, to compare the two.
+repeating itself, and there would be nothing to see.  All test pictures of 256×256 are decoded once too,
+in tiles, as `companion decompress` does it.  Every round trip is through real bytes.  Beside the count
+stands what enforcing it costs: how far projection moved the pictures, and the figures of realism before
+and after.  And one codec's crops are drawn by either preset, to compare the two.
 """
 
 from __future__ import annotations
@@ -21,18 +22,19 @@ from torch import Tensor
 from companion.cell import to_8bit
 from companion.codecs import RATES, learned
 from companion.codecs.neural import Learned
-from companion.decode import default_seed
+from companion.decode import decode, default_seed
 from companion.inversion.presets import PRESETS
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.runs import runs_folder, write_result
 from companion.lab.work import Item, mark, measurement, recipe, results_of, unpacked
 from companion.metrics import Score, difference, embed, fid, kid, network, psnr
-from companion.photos import Pictures, crops
+from companion.photos import Pictures, crops, pictures
 from companion.priors import DiffusionPrior, diffusion_prior
 
 RESULT = CODECS_RESULT.with_name("exactness.json")
 CROPS, SHARD, BATCH = 2000, 250, 32
 FOLLOWED, GENERATIONS = 16, 50
+SIDE, WHOLE = 256, None  # of whole pictures, and how many: all
 PRESET, FEATURES = "fast", "judge"
 OTHER, COMPARED = "best", ("hyper", 1)  # the other preset, and where the two are compared
 CODECS = [(family, rate) for family in ("hyper", "elic") for rate in range(len(RATES))]
@@ -78,18 +80,35 @@ def often(family: str, rate: int, x: Tensor) -> dict[str, Tensor]:
     """Take crops through many generations, a new seed each; return all pictures, [N, G, 3, 64, 64]."""
     codec, prior = learned(family, rate), diffusion_prior()
     first = codec.compress(x)
-    streams, pictures, same = first, [], []
+    streams, found, same = first, [], []
     for generation in range(GENERATIONS):
         seeds = [1000 * generation + k for k in range(len(x))]
         home = sample(codec, prior, streams, seeds)["home"]
         streams = codec.compress(home.float() / 255)
-        pictures.append(home)
+        found.append(home)
         same.append(torch.tensor([a == b for a, b in zip(streams, first, strict=True)]))
-    return {"pictures": torch.stack(pictures, 1), "same bytes": torch.stack(same, 1)}
+    return {"pictures": torch.stack(found, 1), "same bytes": torch.stack(same, 1)}
+
+
+def whole(family: str, rate: int, x: Tensor) -> dict[str, Tensor]:
+    """Take a picture [3, H, W] through its bytes and back, and compress what comes out."""
+    codec = learned(family, rate)
+    (stream,) = codec.compress(x[None])
+    found = decode(stream, diffusion_prior(), mode="perceptual", preset=PRESET)
+    assert found.drawn is not None
+    (again,) = codec.compress(found.pictures)
+    return {
+        "same bytes": torch.tensor([again == stream]),
+        "drawn inside": codec.cells([stream]).contains(found.drawn),
+        "squared move": (found.pictures - found.drawn).square().mean((1, 2, 3)),
+    }
 
 
 def items(real: Pictures, folder: Path) -> list[Item]:
-    """Return the rows of the table, then the comparison of the presets, with the draws each needs."""
+    """Return the rows of the table, of crops and of whole pictures, then the comparison of the presets.
+
+    Each comes with the draws that it needs.
+    """
 
     def crop_by_crop(name: str, codec: tuple[str, int], preset: str) -> list[Item]:
         starts = range(0, len(real), SHARD)
@@ -107,6 +126,13 @@ def items(real: Pictures, folder: Path) -> list[Item]:
         call = partial(row, family, rate, real, draws[family, rate], chain, folder)
         needs = [*draws[family, rate], chain]
         found.append(measurement(f"row-{family}-{rate}", call, 30.0, needs))
+    for family, rate in CODECS:
+        every = pictures("test", size=SIDE).pictures[:WHOLE]
+        calls = [partial(whole, family, rate, x) for x in every]
+        needs = [Item(f"whole-{family}-{rate}-{k:03}", call, 8.0) for k, call in enumerate(calls)]
+        found.append(
+            measurement(f"wholes-{family}-{rate}", partial(wholes, needs, folder), 1.0, needs)
+        )
     ways = {PRESET: draws[COMPARED], OTHER: crop_by_crop("other", COMPARED, OTHER)}
     both = [*ways[PRESET], *ways[OTHER]]
     return [*found, measurement("presets", partial(presets, real, ways, folder), 30.0, both)]
@@ -175,6 +201,17 @@ def row(
     return told
 
 
+def wholes(trips: list[Item], folder: Path) -> dict[str, Any]:
+    """Return what is told of whole pictures for one codec at one rate."""
+    found = joined(trips, folder)
+    return {
+        "pictures": len(trips),
+        "drawn inside": int(found["drawn inside"].sum()),
+        "same bytes": int(found["same bytes"].sum()),
+        "moved, grey levels rms": round(255 * found["squared move"].mean().sqrt().item(), 3),
+    }
+
+
 def presets(real: Pictures, ways: dict[str, list[Item]], folder: Path) -> dict[str, Any]:
     """Return the figures of either preset on the same crops, and their paired differences."""
     net, photo = network(FEATURES), real.photo.tolist()
@@ -211,7 +248,11 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
     results = results_of(items(real, folder), folder, part)
     if results is None:
         return
-    *rows, compared = (unpacked(r) for r in results.values())
+    told_of = {name: unpacked(r) for name, r in results.items()}
+    rows = [
+        told_of[f"row-{family}-{rate}"] | {"whole": told_of[f"wholes-{family}-{rate}"]}
+        for family, rate in CODECS
+    ]
     for told in rows:
         print("  ".join(f"{k} {v}" for k, v in told.items() if not isinstance(v, dict)))
     write_result(
@@ -220,7 +261,8 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
         rows,
         weights=models,
         preset=PRESET,
-        presets=compared,
+        presets=told_of["presets"],
         features=FEATURES,
-        pictures=f"{CROPS} test crops of 64×64; {FOLLOWED} of them for {GENERATIONS} generations",
+        pictures=f"{CROPS} test crops of 64×64, {FOLLOWED} of them for {GENERATIONS} generations; "
+        f"{rows[0]['whole']['pictures']} test pictures of {SIDE}×{SIDE}",
     )
