@@ -1,7 +1,8 @@
 """Weights: what is shipped, whether it is intact, and what its card says.
 
 A model is two files in `companion/data/weights`: `NAME.safetensors` in half precision, or the competitors
-and the GAN, to keep the tree small, in 8-bit steps, a step for each output channel; and the card
+and the GAN, to keep the tree small, in 8-bit steps, a step for each output channel (of a competitor with
+an encoder of its own, the decoder alone: bytes should not pay for it); and the card
 `NAME.json` with its architecture, the command that made it, data, seed, steps, hardware, time,
 learning curve, metrics and the sha256 of the weights; beside the card of a model that draws pictures
 lies a sheet of them, `NAME.png`.  The diffusion prior is a folder instead, which diffusers opens
@@ -24,6 +25,7 @@ from companion.errors import WeightsError
 
 FOLDER = Path(__file__).parent / "data" / "weights"
 STEP = ".step"  # what the name of a tensor's steps ends in
+ALL = ""  # what the names of all tensors begin with
 Net = TypeVar("Net", bound=nn.Module)
 NETWORK = Path("unet", "diffusion_pytorch_model.safetensors")  # inside a diffusers pipeline
 
@@ -103,23 +105,22 @@ def stepped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def as_shipped(network: Net) -> Net:
-    """Return a copy of a network as `load` gives it back after `ship(…, small=True)`.
+def as_shipped(network: Net, small: str = ALL) -> Net:
+    """Return a copy of a network as `load` gives it back after `ship(…, small=small)`.
 
     What a card tells is measured with it, not with the weights before they were rounded.
     """
     copied = copy.deepcopy(network)
-    kept = narrow({k: v.detach().cpu() for k, v in network.state_dict().items()}, small=True)
+    kept = narrow({k: v.detach().cpu() for k, v in network.state_dict().items()}, small)
     copied.load_state_dict(as_float32(stepped(kept)))
     return copied
 
 
-def narrow(tensors: dict[str, Tensor], *, small: bool) -> dict[str, Tensor]:
-    """Return tensors as they are stored: float16, or with `small` in 8-bit steps."""
-    return {
-        k: (v.half() if v.is_floating_point() else v).contiguous()
-        for k, v in (in_steps(tensors) if small else tensors).items()
-    }
+def narrow(tensors: dict[str, Tensor], small: str | None) -> dict[str, Tensor]:
+    """Return tensors as they are stored: float16, those whose names begin with `small` in 8-bit steps."""
+    coarse = [k for k in tensors if small is not None and k.startswith(small)]
+    stored = tensors | in_steps({k: tensors[k] for k in coarse})
+    return {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in stored.items()}
 
 
 def ship(
@@ -128,16 +129,16 @@ def ship(
     description: dict[str, Any],
     samples: Tensor | None = None,
     *,
-    small: bool = False,
+    small: str | None = None,
 ) -> None:
     """Write a model into the zoo: its weights, its card, and the sheet of its samples.
 
-    Weights are float16, or with `small` in 8-bit steps.
+    Weights are float16, those whose names begin with `small` in 8-bit steps (`ALL`: every one).
     """
     from safetensors.torch import save_file
 
     FOLDER.mkdir(parents=True, exist_ok=True)
-    kept = narrow({k: v.detach().cpu() for k, v in tensors.items()}, small=small)
+    kept = narrow({k: v.detach().cpu() for k, v in tensors.items()}, small)
     too_large = [k for k, v in kept.items() if v.is_floating_point() and not v.isfinite().all()]
     if too_large:
         raise WeightsError(f"These tensors of {name!r} do not fit half precision: {too_large}.")

@@ -32,7 +32,7 @@ from companion.lab.decoders import DIAL, MOST_REALISM, NAMES, Decoder, Painter, 
 from companion.lab.diagnose import symbols_wrong
 from companion.lab.diffusing import Diffusing
 from companion.lab.end_to_end import RATE as END_TO_END
-from companion.lab.end_to_end import EndToEnd
+from companion.lab.end_to_end import SMALL, EndToEnd
 from companion.lab.measure import figures, paired, swd
 from companion.lab.runs import Run, clocks, cosine, since
 from companion.lab.work import mark
@@ -294,7 +294,7 @@ def settled(curve: list[dict[str, float]], cap: float) -> bool:
 def ship(name: str, run: Run, student: Trainee, yardstick: Yardstick) -> None:
     """Put a competitor into the zoo, with its card."""
     module = student.shipped()
-    codec = name == "end-to-end"  # which `learned` opens, and whose tables bear no 8-bit steps
+    codec = name == "end-to-end"  # which `learned` opens
     target = f"hific-{END_TO_END}" if codec else f"decoder-{name}"
     gaps = student.compared(yardstick)
     told: dict[str, Any] = {
@@ -312,4 +312,4 @@ def ship(name: str, run: Run, student: Trainee, yardstick: Yardstick) -> None:
         "a_competitor": all(g["fid_p"]["interval"][0] > 0 for g in gaps),
     }
     card = run.card(**told | student.facts())
-    zoo.ship(target, weights(module), card, small=not codec)
+    zoo.ship(target, weights(module), card, small=SMALL if codec else zoo.ALL)

@@ -266,7 +266,7 @@ def ship(run: Run, net: Generator) -> None:
         floor=yardstick.measure(floor, final=True),  # crops of train in place of samples
         samples=FINAL_SAMPLES,
     )
-    zoo.ship("gan", net.state_dict(), card, samples[:32], small=True)
+    zoo.ship("gan", net.state_dict(), card, samples[:32], small=zoo.ALL)
 
 
 def ship_unfinished() -> None:
