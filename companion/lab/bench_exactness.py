@@ -126,8 +126,8 @@ def items(real: Pictures, folder: Path) -> list[Item]:
         call = partial(row, family, rate, real, draws[family, rate], chain, folder)
         needs = [*draws[family, rate], chain]
         found.append(measurement(f"row-{family}-{rate}", call, 30.0, needs))
+    every = pictures("test", size=SIDE).pictures[:WHOLE]
     for family, rate in CODECS:
-        every = pictures("test", size=SIDE).pictures[:WHOLE]
         calls = [partial(whole, family, rate, x) for x in every]
         needs = [Item(f"whole-{family}-{rate}-{k:03}", call, 8.0) for k, call in enumerate(calls)]
         found.append(

@@ -45,7 +45,7 @@ PEAK = 2e-4
 USUAL = FIDELITY / (LAMBDAS[RATE] * 255**2)  # w that would weigh bits against MSE as Hyper did
 OVER, UNDER = 8.0, 0.5  # times that
 MEMORY = 0.98  # of the running mean of the bits
-SMALL = "g_s."  # shipped in 8-bit steps: 0.01 dB; the encoder's would cost 0.15 dB, and tables bear none
+SMALL = "g_s."  # shipped in 8-bit steps, the decoder alone: an encoder's would cost, and tables bear none
 REFIT = 250  # steps between two fits of the medians that z is rounded around
 
 
