@@ -151,10 +151,12 @@ def test_a_codec_of_its_own_bytes_is_compared_at_like_rates() -> None:
             ("hyper", "hyper", 0, 0.1, some),
             ("hyper", "hyper", 1, 0.2, some),
             ("elic", "elic", 1, 0.2, some),
+            ("hific", "hyper", 1, 0.2, some),  # of its kind, and on a fixed encoder
             ("hific-end-to-end", "hific", 1, 0.21, more),
         )
     ]
-    (row,) = own_bytes(rows)
+    row, beside = own_bytes(rows)
+    assert beside["minus"] == "hific"
     assert (row["minus"], row["bpp"], row["its_bpp"]) == ("hyper", 0.21, 0.2)
     assert row["psnr"]["value"] == pytest.approx(4 / 3)
 
@@ -194,6 +196,7 @@ def test_a_row_says_what_the_bytes_say(x: Tensor) -> None:
     control = round_trip(perfect, 1, x)
     assert control["exact"].all()  # control: the originals lie in their own cells
     assert (control["change"] == 99).all()
+    assert round_trip(perfect, 1, x, twice=False)["change"].isnan().all()  # not seen is not known
 
 
 def test_what_a_decoder_drew_is_kept_beside_what_it_brought_in(x: Tensor) -> None:

@@ -169,13 +169,14 @@ def round_trip(
         result["exact"] = torch.tensor(same, dtype=torch.bool)
     others = torch.nonzero(~result["exact"]).flatten().tolist()
     change = torch.full((len(x),), BEST_DB, dtype=torch.float64)
-    if others and twice:
+    if not twice:
+        # Those that are exact would be known without; a mean over them alone would flatter the rest.
+        change[others if method.exact else slice(None)] = torch.nan
+    elif others:
         again = coder.compress(y[others])
         first = [default_seed(s) for s in streams] if seeds is None else seeds
         luck = [first[k] for k in others] if method.random else None
         change[others] = closeness(y[others], method.decode(rate, again, luck))
-    elif others:
-        change[others] = torch.nan
     return result | {"change": change}
 
 

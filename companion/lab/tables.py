@@ -121,9 +121,10 @@ def against_mse(rows: Sequence[Row]) -> list[Row]:
 
 
 def own_bytes(rows: Sequence[Row]) -> list[Row]:
-    """Return the codec trained end to end minus Hyper's MSE decode and minus ours, at like bytes.
+    """Return the codec trained end to end minus three decoders of Hyper's bytes, at a like rate.
 
-    They are not the same bytes, so both rates are told.
+    The MSE decode, ours, and the decoder of its own kind on a fixed encoder.  They are not the same
+    bytes, so both rates are told.
     """
     trained = [r for r in rows if r["codec"] == END_TO_END]
     return [
@@ -137,7 +138,7 @@ def own_bytes(rows: Sequence[Row]) -> list[Row]:
         for row in trained
         for other in rows
         if (other["codec"], other["rate"]) == (ANCHOR, row["rate"])
-        and other["method"] in (ANCHOR, OURS)
+        and other["method"] in (ANCHOR, OURS, END_TO_END)
     ]
 
 
