@@ -35,11 +35,9 @@ from companion.priors.drawing import Noise, noise_levels
 from companion.sources.truncated import truncated_moments
 
 PROBES = 8  # random directions that variances of latents are measured along
-FEW = 64  # coordinates: then all directions are taken, and nothing is random
-LEVELS = 8  # at which they are measured; in between they are interpolated
+LEVELS = 4  # at which they are measured; in between they are interpolated
+FEW = 64  # coordinates: then all directions and levels are taken, nothing is random or interpolated
 NODES = 12  # of the quadrature for the moments: they need not be exact to the last digit
-STRIDE = 1e-3  # of the differences that stand for derivatives, in public units
-ROUGHLY = 1e-3  # by which rounding may make a curvature too small
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -60,17 +58,26 @@ class Spread:
         return self.scale * self.known.root(x)
 
 
-def forward_difference(cells: Boxes, x: Tensor, y: Tensor) -> Linear:
-    """Return v ↦ J v, with J = ∂y/∂x at x, where y = analysis(x) is known already."""
+def linearised(cells: Boxes, x: Tensor) -> tuple[Tensor, Linear, Linear]:
+    """Return y = analysis(x), v ↦ J v and u ↦ Jᵀ u, with J = ∂y/∂x at x.
 
-    @torch.no_grad()
+    J v is had from Jᵀ u, which is linear in u: its derivative along v.  A difference of two analyses would
+    be cheaper; but where a picture is smooth encoders bend within a fraction of a grey level, and
+    conjugate gradients whose J and Jᵀ do not belong together may diverge (chapter 13).
+    """
+    x = x.detach().requires_grad_(True)
+    with torch.enable_grad():
+        y = cells.analysis(x)
+        u = torch.zeros_like(y, requires_grad=True)
+        (pulled,) = torch.autograd.grad(y, x, u, create_graph=True)
+
     def forth(v: Tensor) -> Tensor:
-        size = v.flatten(1).square().mean(1).sqrt().clamp_min(1e-20)
-        h = STRIDE / size
-        ahead = cells.analysis(x + h.reshape(-1, *[1] * (v.ndim - 1)) * v)
-        return (ahead - y) / h.reshape(-1, 1)
+        return torch.autograd.grad(pulled, u, v, retain_graph=True)[0]
 
-    return forth
+    def back(v: Tensor) -> Tensor:
+        return torch.autograd.grad(y, x, v, retain_graph=True)[0]
+
+    return y.detach(), forth, back
 
 
 def latent_variances(
@@ -78,8 +85,7 @@ def latent_variances(
 ) -> Tensor:
     """Return diag(J C(σ) Jᵀ) at the MSE decodes, [L, N, D]: how unsure the prior is of each latent."""
     x = cells.decodes()
-    with torch.no_grad():
-        forth = forward_difference(cells, x, cells.analysis(x))
+    _, forth, _ = linearised(cells, x)
     count = x[0].numel()
     if count <= FEW:
         ways = torch.eye(count).reshape(count, *x.shape[1:]).to(x)
@@ -112,26 +118,23 @@ def tilt(
     With `noise` a draw of x₀, not its mean: noise of covariance C is added to x, and to each latent's
     measurement noise of its own variance.
     """
-    x = x.detach().requires_grad_(True)
-    y = cells.analysis(x)
-    mean, variance = given_cell(y.detach(), variances, cells.lower.to(y), cells.upper.to(y))
+    y, forth, pulled = linearised(cells, x)
+    mean, variance = given_cell(y, variances, cells.lower.to(y), cells.upper.to(y))
     # What the walls add to the knowledge of y; none where the cell is wide against s.
     root = (1 / variance - 1 / variances).clamp_min(1e-9).sqrt()
-    forth = forward_difference(cells, x.detach(), y.detach())
 
     def back(v: Tensor) -> Tensor:
-        (answer,) = torch.autograd.grad(y, x, v, retain_graph=True)
-        return spread.apply(answer)
+        return spread.apply(pulled(v))
 
-    news = (mean - y.detach()) / variance / root
+    news = (mean - y) / variance / root
     chance = torch.zeros_like(x)
     if noise is not None:
-        chance = spread.root(noise.like(x.detach()))
+        chance = spread.root(noise.like(x))
         news = news + noise.like(news) - root * forth(chance)
     found = conjugate_gradients(
         lambda v: v + root * forth(back(root * v)), news, inner, 1 + root**2 * variances
     )
-    return x.detach() + chance + back(root * found)
+    return x + chance + back(root * found)
 
 
 def given_cell(y: Tensor, variance: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,19 +150,14 @@ def conjugate_gradients(
 ) -> Tensor:
     """Solve apply(v) = b for N problems [N, D] at once, from v = 0; each matrix is at least 1.
 
-    `diagonal` is that of the matrix, or near it: coordinates are scaled by it.  A problem that shows
-    less curvature than 1, as differences in place of derivatives may, has come as far as they can be
-    trusted, and stays there: one step along such a direction would be longer than all others together.
+    `diagonal` is that of the matrix, or near it: coordinates are scaled by it.
     """
     v, r = torch.zeros_like(b), b
     z = r / diagonal
     p, rz = z, (r * z).sum(1, keepdim=True)
-    going = torch.ones_like(rz, dtype=torch.bool)
     for _ in range(steps):
         ap = apply(p)
-        curvature = (p * ap).sum(1, keepdim=True)
-        going = going & (curvature >= p.square().sum(1, keepdim=True) * (1 - ROUGHLY))
-        length = torch.where(going, rz / curvature.clamp_min(1e-30), 0.0)
+        length = rz / (p * ap).sum(1, keepdim=True).clamp_min(1e-30)
         v, r = v + length * p, r - length * ap
         z = r / diagonal
         new = (r * z).sum(1, keepdim=True)
@@ -190,7 +188,8 @@ def soft(
     """
     since = time.perf_counter()
     ladder = noise_levels(prior, steps, start, end)
-    measured = np.geomspace(ladder[0], ladder[-2], min(steps, LEVELS)).tolist()
+    count = steps if cells.decodes()[0].numel() <= FEW else min(steps, LEVELS)
+    measured = np.geomspace(ladder[0], ladder[-2], count).tolist()
     variances = latent_variances(prior, cells, measured, doubt)
 
     def estimate(x: Tensor, sigma: float, noise: Noise) -> Tensor:
