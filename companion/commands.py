@@ -126,6 +126,10 @@ def decompress(arguments: argparse.Namespace) -> int:
             write_png(path, x, done.metadata)
             what = "coefficients" if is_jpeg(data) else "bytes"
             print(f"{path}: {'compresses' if exact else 'does not compress'} to the same {what}")
+        if any(record.extra["astray"] for record in done.records):
+            print(
+                f"{source}: the sampler went astray, do not trust the picture; try another --seed"
+            )
         if arguments.sheet:
             before = decode(data, source=str(source)).pictures[0]
             whole = sheet([before, *done.pictures])

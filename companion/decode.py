@@ -23,6 +23,9 @@ from companion.inversion.descent import Watcher
 from companion.inversion.presets import PRESETS
 from companion.priors.tiles import TiledPrior
 
+NEAR = (
+    1.0  # quantiser steps from the cell, all latents together: nothing that projection cannot mend
+)
 Mode = Literal["mse", "perceptual"]
 
 
@@ -46,7 +49,8 @@ class Decoded:
     exact: Tensor  # bool [K]: does it compress to the same symbols (of a JPEG file: coefficients)?
     slack: Tensor  # [K]: how far the nearest symbol is from flipping, in quantiser steps
     # Of the sampler, a picture each: `exact` and `slack` are of what it drew, and `extra` says by how
-    # many grey levels, root mean square, it was `moved` into the cell, and whether it is `in`.
+    # many grey levels, root mean square, it was `moved` into the cell, whether it is `in`, and whether
+    # the sampler went `astray`: then the picture has its bytes all the same, and is not to be trusted.
     records: list[Record] = field(default_factory=list)
     drawn: Tensor | None = None  # what it drew, 8 bit, before that was brought into the cell
     metadata: dict[str, bytes] = field(default_factory=dict)
@@ -136,7 +140,11 @@ def decode(
             drawn = luma(drawn)
         home, inside = opened.cells.project(drawn)
         moved = 255 * (home - to_8bit(drawn)).square().mean().sqrt()
-        record.extra |= {"moved": round(moved.item(), 3), "in": bool(inside)}
+        record.extra |= {
+            "moved": round(moved.item(), 3),
+            "in": bool(inside),
+            "astray": lost(record),
+        }
         found.append(home)
         records.append(record)
         raw.append(to_8bit(drawn))
@@ -144,6 +152,15 @@ def decode(
     if dial < 1:
         pictures = to_8bit(opened.mse + dial * (pictures - opened.mse))
     return _judged(pictures, opened, records, torch.cat(raw))
+
+
+def lost(record: Record) -> bool:
+    """Return whether a sampler's last estimate is farther from the cell than its first.
+
+    `exact` cannot see it: projection brings home whatever there is, noise too.
+    """
+    first, last = (float(record.residual[k].max()) for k in (0, -1))
+    return last > max(first, NEAR)
 
 
 def _judged(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from companion.cell import to_8bit
 from companion.cli import main
 from companion.codecs import learned
 from companion.codecs.jpeg import Jpeg
+from companion.contracts import Boxes, Record
 from companion.decode import decode, default_seed, open_stream
 from companion.errors import CompanionError
 from companion.inversion.presets import PRESETS
@@ -94,7 +96,32 @@ def test_what_the_sampler_drew_and_how_it_came_in_is_on_record(stream: bytes) ->
     assert steps == list(range(record.evaluations))
     assert done.drawn is not None
     moved = 255 * (done.pictures - done.drawn).square().mean().sqrt().item()
-    assert record.extra == {"moved": pytest.approx(moved, abs=1e-3), "in": True}
+    assert record.extra == {"moved": pytest.approx(moved, abs=1e-3), "in": True, "astray": False}
+
+
+def test_a_draw_that_went_astray_is_called_so(
+    stream: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It compresses to its bytes all the same: projection brings home what there is."""
+
+    def wild(prior: object, cells: Boxes, **options: object) -> tuple[Tensor, Record]:
+        noise = torch.rand(cells.decodes().shape, generator=torch.Generator().manual_seed(0))
+        return noise, Record(residual=[cells.violation(x) for x in (cells.decodes(), noise)])
+
+    prior = gaussian_prior()
+    (record,) = decode(stream, prior, mode="perceptual").records
+    assert not record.extra["astray"]
+    monkeypatch.setitem(PRESETS, "fast", partial(wild, steps=8))
+    done = decode(stream, prior, mode="perceptual")
+    assert done.exact.all()
+    assert done.records[0].extra["astray"]
+    (tmp_path / "it.idem").write_bytes(stream)
+    options = ["--mode", "perceptual", "--prior", "gaussian"]
+    main(["decompress", str(tmp_path / "it.idem"), str(tmp_path / "it.png"), *options])
+    assert "astray" in capsys.readouterr().out
 
 
 def test_a_grey_file_is_drawn_grey(photo: Tensor) -> None:
