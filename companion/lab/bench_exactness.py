@@ -209,6 +209,7 @@ def wholes(trips: list[Item], folder: Path) -> dict[str, Any]:
         "drawn inside": int(found["drawn inside"].sum()),
         "same bytes": int(found["same bytes"].sum()),
         "moved, grey levels rms": round(255 * found["squared move"].mean().sqrt().item(), 3),
+        "moved, the most": round(255 * found["squared move"].max().sqrt().item(), 3),
     }
 
 
