@@ -19,7 +19,7 @@ BATCH = 32  # crops at once
 # the table refuses any but the search's best.  A photo of 16 crops needs a larger step: the norm is over
 # the whole picture, so of one and the same push each pixel gets a quarter.
 ZETA = {50: 4.8, 100: 2.4, 250: 4.8, 1000: 2.4}
-PHOTO_ZETA = {100: 9.6}
+PHOTO_ZETA = {100: 4.8}
 RATE = 0.1
 
 
@@ -110,7 +110,7 @@ SHORT = Stage(
 )
 PHOTOS = Stage(
     *("val", 4, "loss"),
-    tuple(zetas((4.8, 9.6, 19.2, 38.4), 100)),
+    tuple(zetas((1.2, 2.4, 4.8, 9.6, 19.2, 38.4), 100)),
     chosen=(("dps", 100, "zeta", PHOTO_ZETA[100]),),
     side=PHOTO,
 )
