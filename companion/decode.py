@@ -23,9 +23,8 @@ from companion.inversion.descent import Watcher
 from companion.inversion.presets import PRESETS
 from companion.priors.tiles import TiledPrior
 
-NEAR = (
-    1.0  # quantiser steps from the cell, all latents together: nothing that projection cannot mend
-)
+# Quantiser steps from the cell, all latents together: so near nobody is lost.
+CLOSE = 1.0
 Mode = Literal["mse", "perceptual"]
 
 
@@ -160,7 +159,7 @@ def lost(record: Record) -> bool:
     `exact` cannot see it: projection brings home whatever there is, noise too.
     """
     first, last = (float(record.residual[k].max()) for k in (0, -1))
-    return last > max(first, NEAR)
+    return last > max(first, CLOSE)
 
 
 def _judged(
