@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from companion import cell, zoo
 from companion.cell import LatentCells, to_8bit
 from companion.codecs import RATES, codec_of, container, learned, strips
+from companion.codecs.frozen import frozen
 from companion.codecs.neural import Learned
 from companion.errors import PictureError, StreamError, WeightsError
 from companion.photos import crops, photos, pictures
@@ -192,6 +194,40 @@ def test_strips_are_the_whole(family: str, shape: tuple[int, int], monkeypatch) 
     assert max(difference()) < 1e-11
     monkeypatch.setattr(strips, "OVERLAP", 16)  # negative control
     assert min(difference()) > 1e-6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_frozen_convolutions_are_convolutions(family: str, test_pictures: Tensor) -> None:
+    """Value, gradient and its derivative, at odd sizes too, where the stride misses the last columns."""
+    transform = learned(family, 1).search.g_a
+    x = test_pictures[:2, :, :33, :50].requires_grad_(True)
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for way in (transform, frozen(transform)):
+        y = way(x)
+        u = torch.randn(y.shape, generator=generator.manual_seed(1)).requires_grad_(True)
+        (pulled,) = torch.autograd.grad(y, x, u, create_graph=True)
+        v = torch.randn(x.shape, generator=generator.manual_seed(2))
+        found.append((y, pulled, *torch.autograd.grad(pulled, u, v)))
+    for plain, ours in zip(*found, strict=True):
+        assert plain.norm() > 0
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4 * plain.abs().max().item())
+
+
+def test_frozen_convolutions_ask_for_no_weights(test_pictures: Tensor) -> None:
+    """The derivative of the gradient is one convolution a layer."""
+    transform = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(5)))
+    x = test_pictures[:1, :, :64, :64].requires_grad_(True)
+    counts = []
+    for way in (transform, frozen(transform)):
+        y = way(x)
+        u = torch.zeros_like(y, requires_grad=True)
+        (pulled,) = torch.autograd.grad(y, x, u, create_graph=True)
+        with FlopCounterMode(display=False) as counter:
+            torch.autograd.grad(pulled, u, torch.ones_like(x))
+        counts.append(counter.get_total_flops())
+    assert counts[1] == 2 * 64**2 * 5 * 3 * 3 * 9
+    assert counts[0] > counts[1]  # the reason for our own; when this fails it has gone
 
 
 def test_strips_have_the_gradient_of_the_whole(test_pictures: Tensor, monkeypatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from companion.codecs import learned
+from companion.codecs import learned, strips
 from companion.contracts import Boxes, Record
 from companion.decode import decode
 from companion.errors import CompanionError
@@ -328,6 +328,22 @@ def test_an_encoder_is_linearised_as_it_is(family: str) -> None:
     torch.testing.assert_close(y, cells.analysis(x).detach())
     difference = (cells.analysis(x + 1e-4 * v) - cells.analysis(x - 1e-4 * v)).detach() / 2e-4
     assert (difference - along).norm() < 0.01 * along.norm()
+
+
+def test_a_large_picture_is_linearised_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = pictures("val", size=256).pictures[:1]
+    codec = learned("hyper", 1)
+    cells = codec.cells(codec.compress(x))
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(x.shape, generator=generator)
+    found = []
+    for strip in (strips.STRIP, 64 * 256):
+        monkeypatch.setattr(strips, "STRIP", strip)
+        y, forth, back = linearised(cells, x)
+        found.append((y, forth(v), back(y)))
+    for whole, stripped in zip(*found, strict=True):
+        assert (stripped - whole).norm() < 1e-4 * whole.norm()
+    assert not torch.equal(found[0][2], found[1][2])  # they are sums in another order
 
 
 def test_a_draw_does_not_run_away() -> None:

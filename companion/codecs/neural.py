@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from companion import zoo
 from companion.cell import LatentCells, to_8bit
 from companion.codecs import container, entropy
+from companion.codecs.frozen import frozen
 from companion.codecs.models import (
     ARCHITECTURES,
     HYPER,
@@ -144,8 +145,8 @@ class Learned:
 
     def analysis(self, x: Tensor, network: Network) -> tuple[Tensor, Tensor]:
         """Return (y, z) of pictures, padded."""
-        y = in_strips(network.g_a, pad(x), 1)
-        return y, network.hyper_analysis(y)
+        y = in_strips(frozen(network.g_a), pad(x), 1)
+        return y, frozen(network.hyper_analysis)(y)
 
     @torch.no_grad()
     def exact_latents(self, x: Tensor) -> Tensor:
