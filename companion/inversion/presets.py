@@ -8,8 +8,7 @@ while there is much noise, and the last level above zero is far from the least (
 `bench inversion` measures each choice, on val.  There more than eight evaluations gain nothing and less
 than six lose much; what gains a little is to solve for the cell more exactly, by eight steps of conjugate
 gradients for four.  Of all that was tried, *best* has the least sum of ranks by FID-P, KID-P and sliced
-Wasserstein distance (six evaluations of the same have it too, and latents more alike), and *fast* is what
-it gains little over.
+Wasserstein distance (six evaluations of the same come next), and *fast* is what it gains little over.
 """
 
 from __future__ import annotations
