@@ -198,7 +198,7 @@ def test_strips_are_the_whole(family: str, shape: tuple[int, int], monkeypatch) 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_frozen_convolutions_are_convolutions(family: str, test_pictures: Tensor) -> None:
-    """Value, gradient and its derivative, at odd sizes too, where the stride misses the last columns."""
+    """Value, gradient and its derivative; at even sides the stride reads less padding at the end."""
     transform = learned(family, 1).search.g_a
     x = test_pictures[:2, :, :33, :50].requires_grad_(True)
     generator = torch.Generator().manual_seed(0)

@@ -2,8 +2,8 @@
 
 The soft cell needs J v for the encoder's derivative J, and has it by differentiating Jᵀ u (see
 `companion.inversion.soft`).  PyTorch, asked for the derivative of a convolution's gradient, works out
-also how the weights would have to change, which for a network that is only used nobody wants to know,
-and which takes longer than the answer.  Here the gradient is said to be what it is, a transposed
+also how the weights would have to change, which for a network that is only used nobody wants to know.
+Here the gradient is said to be what it is, a transposed
 convolution, and its derivative is a convolution and nothing else: the same numbers.
 """
 
@@ -47,9 +47,9 @@ class Convolution(torch.autograd.Function):
                 gradient.shape[-2:], ctx.stride, ctx.padding, weight.shape[-2:], strict=True
             )
         ]
-        # Columns at the end that no step of the stride came to: their gradient is that of the padding.
-        missed = [n - r for n, r in zip(ctx.size, reach, strict=True)]
-        found = conv_transpose2d(gradient, weight, None, ctx.stride, ctx.padding, missed)
+        # It cuts the padding off at both ends; at the far one the stride may have read less of it.
+        more = [n - r for n, r in zip(ctx.size, reach, strict=True)]
+        found = conv_transpose2d(gradient, weight, None, ctx.stride, ctx.padding, more)
         return found, None, None, None, None
 
 

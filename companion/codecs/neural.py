@@ -144,7 +144,7 @@ class Learned:
         return Symbols(height, width, z_int.int(), y_int.int(), z_int + self.median, y_hat)
 
     def analysis(self, x: Tensor, network: Network) -> tuple[Tensor, Tensor]:
-        """Return (y, z) of pictures, padded."""
+        """Return (y, z) of pictures, padded; differentiable in x, not in the weights."""
         y = in_strips(frozen(network.g_a), pad(x), 1)
         return y, frozen(network.hyper_analysis)(y)
 

@@ -62,8 +62,8 @@ def linearised(cells: Boxes, x: Tensor) -> tuple[Tensor, Linear, Linear]:
     """Return y = analysis(x), v ↦ J v and u ↦ Jᵀ u, with J = ∂y/∂x at x.
 
     J v is had from Jᵀ u, which is linear in u: its derivative along v.  A difference of two analyses would
-    be cheaper; but where a picture is smooth encoders bend within a fraction of a grey level, and
-    conjugate gradients whose J and Jᵀ do not belong together may diverge (chapter 13).
+    be cheaper; but the hyper-latents, made by layers with kinks, bend within a fraction of a grey level,
+    and conjugate gradients whose J and Jᵀ do not belong together may diverge (chapter 13).
     """
     x = x.detach().requires_grad_(True)
     with torch.enable_grad():
