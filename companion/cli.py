@@ -16,6 +16,9 @@ from companion.errors import CompanionError
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
     arguments = parser().parse_args(argv)
+    for out in (sys.stdout, sys.stderr):  # file names may be bytes that the terminal cannot write
+        if hasattr(out, "reconfigure"):
+            out.reconfigure(errors="backslashreplace")
     # CompressAI compiles a few functions in a way that newer releases of torch remark on.
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
     try:
@@ -49,19 +52,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("source", type=Path, help="a .idem or JPEG file, or a folder of them")
     sub.add_argument("target", type=Path, help="the PNG file to write, or a folder for them")
     sub.add_argument("--mode", choices=("mse", "perceptual"), default="mse")
-    sub.add_argument(
-        "--preset", choices=("fast", "best"), default="fast", help="of perceptual mode"
-    )
-    sub.add_argument(
-        "--prior", default="prior", help="of the zoo, a diffusers folder, or a hub name"
-    )
-    sub.add_argument(
-        "--samples", type=int, default=1, help="pictures a stream, NAME-0.png and so on"
-    )
-    sub.add_argument(
-        "--dial", type=float, default=1.0, help="from 0, the MSE decode, to 1, the draw"
-    )
-    sub.add_argument("--seed", type=int, help="by default the bytes decide it")
+    draw = sub.add_argument_group("of perceptual mode")
+    draw.add_argument("--preset", choices=("fast", "best"), help="fast unless said otherwise")
+    draw.add_argument("--prior", help="prior (ours), gaussian, a diffusers folder, or a hub name")
+    draw.add_argument("--samples", type=int, help="pictures a stream, NAME-0.png and so on")
+    draw.add_argument("--dial", type=float, help="from 0, the MSE decode, to 1, the draw")
+    draw.add_argument("--seed", type=int, help="by default the bytes decide it")
     sub.add_argument(
         "--sheet", action="store_true", help="also write NAME-sheet.png: before and after"
     )

@@ -10,8 +10,6 @@ from typing import Any
 
 from companion.errors import CompanionError, StreamError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".jxl", ".bmp", ".tif", ".tiff")
-
 JPEG = (".jpg", ".jpeg")
 
 LONG = (
@@ -31,29 +29,59 @@ TRAINED = {
 }
 
 
-def pairs(source: Path, target: Path, kinds: tuple[str, ...], kind: str) -> list[tuple[Path, Path]]:
-    """Return (from, to) for one file, or for every file of a folder that has one of the kinds."""
+def pairs(
+    source: Path,
+    target: Path,
+    kinds: tuple[str, ...],
+    kind: str,
+    endings: tuple[str, ...] = ("",),
+) -> list[tuple[Path, Path]]:
+    """Return (from, to) for one file, or for every file of a folder that has one of the kinds.
+
+    What is written for `to` has its name with these endings.  No file may be written twice, nor over
+    a file that is read; into the folder it reads from, a command writes new files only.
+    """
     if not source.exists():
         raise CompanionError(f"{source} does not exist.")
     if source.is_file():
-        return [(source, target / (source.stem + kind) if target.is_dir() else target)]
-    found = sorted(p for p in source.iterdir() if p.suffix.lower() in kinds)
+        path = target / (source.stem + kind) if target.is_dir() else target
+        if kind and path.suffix.lower() != kind:
+            raise CompanionError(
+                f"What is written is a {kind} file: name {path} so, or name a folder that exists."
+            )
+        if not path.parent.is_dir():
+            raise CompanionError(f"{path} cannot be written: there is no folder {path.parent}.")
+        for out in outputs(path, endings) if kind else ():
+            if out.exists() and out.samefile(source):
+                raise CompanionError(f"{source} would be written over: choose another target.")
+        return [(source, path)]
+    found = sorted(p for p in source.iterdir() if is_one_of(p, kinds))
     if not found:
         raise CompanionError(f"The folder {source} holds no file ending in {', '.join(kinds)}.")
-    made: dict[str, Path] = {}
-    for path in found if kind else ():
-        if (first := made.setdefault(path.stem, path)) is not path:
-            raise CompanionError(
-                f"{first.name} and {path.name} in {source} would both become {path.stem}{kind}: "
-                "rename one of them."
-            )
     todo = [(p, target / (p.stem + kind)) for p in found]
-    if kind and target.exists() and target.samefile(source):
-        for _, path in todo:
-            if path.exists():
-                raise CompanionError(f"{path} is there already: write into another folder.")
+    if kind:
+        in_place = target.exists() and target.samefile(source)
+        made: dict[Path, Path] = {}
+        for path, out in ((p, o) for p, to in todo for o in outputs(to, endings)):
+            if (first := made.setdefault(out, path)) is not path:
+                raise CompanionError(
+                    f"{first.name} and {path.name} in {source} would both become {out.name}: "
+                    "rename one of them."
+                )
+            if in_place and out.exists():
+                raise CompanionError(f"{out} is there already: write into another folder.")
     target.mkdir(parents=True, exist_ok=True)
     return todo
+
+
+def is_one_of(path: Path, kinds: tuple[str, ...]) -> bool:
+    """Return whether a path is a file, not a hidden one, that ends in one of the kinds."""
+    return path.suffix.lower() in kinds and not path.name.startswith(".") and path.is_file()
+
+
+def outputs(target: Path, endings: tuple[str, ...]) -> list[Path]:
+    """Return what is written for a target: NAME-0.png, …"""
+    return [target.with_stem(target.stem + ending) for ending in endings]
 
 
 def with_progress(todo: list[tuple[Path, Path]], what: str) -> Iterator[tuple[Path, Path]]:
@@ -85,7 +113,7 @@ def each(todo: list[tuple[Path, Path]], what: str, do: Callable[[Path, Path], No
 def compress(arguments: argparse.Namespace) -> int:
     """Run `companion compress`."""
     from companion.codecs import learned
-    from companion.photos import read_picture
+    from companion.photos import SUFFIXES, read_picture
 
     codec = learned(arguments.codec, arguments.rate)
 
@@ -96,7 +124,7 @@ def compress(arguments: argparse.Namespace) -> int:
         bpp = 8 * len(stream) / (x.shape[-1] * x.shape[-2])
         print(f"{target}: {len(stream):,} bytes, {bpp:.3f} bits per pixel")
 
-    return each(pairs(arguments.source, arguments.target, PICTURES, ".idem"), "compress", one)
+    return each(pairs(arguments.source, arguments.target, SUFFIXES, ".idem"), "compress", one)
 
 
 def decompress(arguments: argparse.Namespace) -> int:
@@ -107,22 +135,32 @@ def decompress(arguments: argparse.Namespace) -> int:
     from companion.inversion.presets import PRESETS
     from companion.photos import write_png
 
-    todo = pairs(arguments.source, arguments.target, (".idem", *JPEG), ".png")
-    how: dict[str, Any] = {"mode": arguments.mode}
-    steps = PRESETS[arguments.preset].keywords["steps"]
+    given = {k: getattr(arguments, k) for k in ("preset", "prior", "samples", "dial", "seed")}
+    how = {k: v for k, v in given.items() if v is not None}
+    if arguments.mode == "mse" and how:
+        raise CompanionError(
+            f"{', '.join(f'--{k}' for k in how)}: there is one MSE decode, add --mode perceptual."
+        )
+    samples = how.get("samples", 1)
+    if samples < 1:
+        raise CompanionError("At least one sample is drawn.")
+    endings = tuple(f"-{k}" for k in range(samples)) if samples > 1 else ("",)
+    also = ("-sheet",) if arguments.sheet else ()
+    kinds = (".idem", *JPEG)
+    todo = pairs(arguments.source, arguments.target, kinds, ".png", (*endings, *also))
     if arguments.mode == "perceptual":
-        how |= {k: getattr(arguments, k) for k in ("preset", "samples", "dial", "seed")}
-        how["prior"] = open_prior(arguments.prior)
+        how["prior"] = open_prior(how.get("prior", "prior"))
+    total = samples * PRESETS[how.get("preset", "fast")].keywords["steps"]
 
     def one(source: Path, target: Path) -> None:
         data = source.read_bytes()
         # Large pictures take minutes: a bar of their own, for those that last.
-        total = steps * how.get("samples", 1)
         with tqdm(total=total, desc=source.name, unit="step", delay=3, leave=False) as bar:
-            done = decode(data, source=str(source), watch=lambda *_: bar.update(), **how)
-        alone = len(done.pictures) == 1
-        for k, (x, exact) in enumerate(zip(done.pictures, done.exact.tolist(), strict=True)):
-            path = target if alone else target.with_stem(f"{target.stem}-{k}")
+            done = decode(
+                data, mode=arguments.mode, source=str(source), watch=lambda *_: bar.update(), **how
+            )
+        paths = outputs(target, endings)
+        for path, x, exact in zip(paths, done.pictures, done.exact.tolist(), strict=True):
             write_png(path, x, done.metadata)
             what = "coefficients" if is_jpeg(data) else "bytes"
             print(f"{path}: {'compresses' if exact else 'does not compress'} to the same {what}")
@@ -133,15 +171,18 @@ def decompress(arguments: argparse.Namespace) -> int:
         if arguments.sheet:
             before = decode(data, source=str(source)).pictures[0]
             whole = sheet([before, *done.pictures])
-            write_png(target.with_stem(f"{target.stem}-sheet"), whole, done.metadata)
+            write_png(outputs(target, also)[0], whole, done.metadata)
 
     return each(todo, "decompress", one)
 
 
 def open_prior(name: str) -> Any:
     """Return a prior by name."""
+    from companion import zoo
     from companion.priors import diffusion_prior, gaussian_prior
 
+    if name in zoo.names() and name not in ("prior", "gaussian"):
+        raise CompanionError(f"{name} does not denoise: of the zoo, prior or gaussian can draw.")
     return gaussian_prior() if name == "gaussian" else diffusion_prior(name)
 
 
@@ -154,16 +195,20 @@ def sheet(pictures: list[Any]) -> Any:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Run `companion verify`: 0 when every picture lies in its stream's cell, 1 when one does not."""
+    from companion.photos import SUFFIXES
+
     todo = [(arguments.stream, arguments.picture)]
     if arguments.stream.is_dir():
-        pictures = {p.stem: p for p in sorted(arguments.picture.glob("*")) if p.suffix in PICTURES}
+        there = sorted(p for p in arguments.picture.glob("*") if is_one_of(p, SUFFIXES))
+        pictures = {p.stem: p for p in there}
         streams = pairs(arguments.stream, Path(), (".idem", *JPEG), "")
         missing = [s.name for s, _ in streams if s.stem not in pictures]
         if missing:
             raise CompanionError(f"{arguments.picture} holds no picture for {', '.join(missing)}.")
         todo = [(s, pictures[s.stem]) for s, _ in streams]
-    differ = [verify_one(*pair) for pair in with_progress(todo, "verify")]
-    return 1 if any(differ) else 0
+    differ: list[int] = []
+    failed = each(todo, "verify", lambda *pair: differ.append(verify_one(*pair)))
+    return failed or int(any(differ))
 
 
 def verify_one(stream: Path, picture: Path) -> int:
@@ -174,7 +219,9 @@ def verify_one(stream: Path, picture: Path) -> int:
     from companion.decode import is_jpeg
     from companion.photos import read_picture
 
-    data, x = stream.read_bytes(), read_picture(picture)
+    data = stream.read_bytes()
+    # A JPEG file's decode carries its orientation and its profile, and its pixels are as stored.
+    x = read_picture(picture, as_stored=is_jpeg(data))
 
     def check(height: int, width: int) -> None:
         if x.shape[-2:] != (height, width):
@@ -204,10 +251,8 @@ def verify_one(stream: Path, picture: Path) -> int:
 
 def info(arguments: argparse.Namespace) -> int:
     """Run `companion info`."""
-    for number, (path, _) in enumerate(pairs(arguments.stream, Path(), (".idem",), "")):
-        print(*([""] if number else []), f"file         {path}", sep="\n")
-        describe(path)
-    return 0
+    todo = pairs(arguments.stream, Path(), (".idem",), "")
+    return each(todo, "info", lambda path, _: describe(path))
 
 
 def describe(path: Path) -> None:
@@ -218,6 +263,7 @@ def describe(path: Path) -> None:
     data = path.read_bytes()
     stream = unpack(data, source=str(path))
     bpp = 8 * len(data) / (stream.height * stream.width)
+    print(f"file         {path}")
     print(f"picture      {stream.width}×{stream.height}")
     print(f"codec        {stream.codec}, weights {stream.fingerprint.hex()}")
     print(f"size         {len(data):,} bytes, {bpp:.3f} bits per pixel")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import struct
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
@@ -165,13 +166,14 @@ class CropSampler:
         return torch.stack(out).float() / 255
 
 
-def read_picture(path: str | Path) -> Tensor:
+def read_picture(path: str | Path, *, as_stored: bool = False) -> Tensor:
     """Return any picture file as an upright sRGB float32 [3, H, W] in [0, 1].
 
     Grey becomes RGB, 16 bits a channel become 8, CMYK is converted, transparency is laid on white,
-    of an animation the first frame is taken.
+    of an animation the first frame is taken.  With `as_stored` the file's orientation and its colour
+    profile are left alone.
     """
-    return _decode(Path(path)).float() / 255
+    return _decode(Path(path), as_stored).float() / 255
 
 
 def write_png(path: str | Path, x: Tensor, metadata: dict[str, bytes] | None = None) -> None:
@@ -234,7 +236,7 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _decode(path: Path) -> Tensor:
+def _decode(path: Path, as_stored: bool = False) -> Tensor:
     """Return uint8 [3, H, W], or one sentence on why the file is no picture."""
     try:
         with warnings.catch_warnings():
@@ -246,7 +248,9 @@ def _decode(path: Path) -> Tensor:
                         f"{MAX_PIXELS / 1e6:g} million are read. Shrink it first."
                     )
                 image.load()
-                upright = _to_rgb(ImageOps.exif_transpose(image))
+                if as_stored:
+                    image.info.pop("icc_profile", None)
+                upright = _to_rgb(image if as_stored else _turned(image))
     except PictureError:
         raise
     except FileNotFoundError as problem:
@@ -263,6 +267,14 @@ def _decode(path: Path) -> Tensor:
     except Exception as problem:  # decoders of other projects raise what they like
         raise PictureError(f"{path} is damaged or cut short: {problem}.") from problem
     return torch.from_numpy(np.array(upright)).permute(2, 0, 1).contiguous()
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """Return a picture as its EXIF data say that it is to be held; as it is where they are broken."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, struct.error):
+        return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import os
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageCms
 
 from companion.cli import main
+from companion.codecs.jpeg import Jpeg
 from companion.photos import pictures, read_picture, write_png
 
 
@@ -45,6 +50,100 @@ def test_one_bad_file_of_a_folder_does_not_stop_the_others(
     (here / "b.webp").write_bytes(photo.read_bytes())
     assert main(["compress", str(here), str(there)]) == 2
     assert "b.png and b.webp" in capsys.readouterr().err
+
+
+def test_nothing_that_is_read_is_written_over(photo: Path, tmp_path: Path, capsys) -> None:
+    data = Jpeg(30).compress(read_picture(photo)[None])[0]
+    named_png = tmp_path / "holiday.png"  # a JPEG file by its bytes
+    named_png.write_bytes(data)
+    assert main(["decompress", str(named_png), str(named_png)]) == 2
+    assert "written over" in capsys.readouterr().err
+    assert named_png.read_bytes() == data
+    for target in ("photo.png", "new", "nowhere/photo.idem"):
+        assert main(["compress", str(photo), str(tmp_path / target)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("a .idem file") == 2
+    assert "no folder" in told
+    assert read_picture(photo).shape == (3, 100, 120)
+
+
+def test_all_that_will_be_written_is_checked_first(photo: Path, tmp_path: Path, capsys) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a.jpg", "a-sheet.jpg"):
+        (folder / name).write_bytes(Jpeg(30).compress(read_picture(photo)[None])[0])
+    assert main(["decompress", str(folder), str(out)]) == 0
+    assert main(["decompress", str(folder), str(out), "--sheet"]) == 2
+    assert "would both become a-sheet.png" in capsys.readouterr().err
+    (folder / "a-1.png").write_bytes(photo.read_bytes())
+    how = ["--mode", "perceptual", "--prior", "gaussian", "--samples", "2"]
+    assert main(["decompress", str(folder), str(folder), *how]) == 2
+    assert "a-1.png is there already" in capsys.readouterr().err
+
+
+def test_options_of_draws_are_not_ignored(photo: Path, tmp_path: Path, capsys) -> None:
+    source = tmp_path / "a.jpg"
+    source.write_bytes(Jpeg(30).compress(read_picture(photo)[None])[0])
+    how = ["decompress", str(source), str(tmp_path / "a.png")]
+    assert main([*how, "--samples", "3", "--seed", "4"]) == 2
+    assert "--samples, --seed" in capsys.readouterr().err
+    assert main([*how, "--mode", "perceptual", "--samples", "0"]) == 2
+    assert main([*how, "--mode", "perceptual", "--prior", "hyper-1"]) == 2
+    assert "hyper-1 does not denoise" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["turned", "profile", "large profile", "broken EXIF"])
+def test_the_decode_of_any_camera_s_file_is_verified(
+    kind: str, photo: Path, tmp_path: Path, capsys
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = srgb.replace(b"rXYZ", b"temp").replace(b"bXYZ", b"rXYZ").replace(b"temp", b"bXYZ")
+    options = {
+        "turned": {"exif": exif.tobytes()},
+        "profile": {"icc_profile": swapped},
+        "large profile": {"icc_profile": bytes(10**6)},
+        "broken EXIF": {"exif": b"Exif\0\0garbage garbage"},
+    }[kind]
+    source, out = tmp_path / "a.jpg", tmp_path / "a.png"
+    with Image.open(photo) as picture:
+        picture.crop((0, 0, 64, 48)).save(source, quality=30, **options)
+    how = ["--mode", "perceptual", "--prior", "gaussian"]
+    assert main(["decompress", str(source), str(out), *how]) == 0
+    assert main(["verify", str(source), str(out)]) == 0, capsys.readouterr()
+    upright = read_picture(out).shape[1:]
+    assert upright == ((64, 48) if kind == "turned" else (48, 64))
+
+
+def test_folders_as_cameras_and_desktops_leave_them(photo: Path, tmp_path: Path, capsys) -> None:
+    streams, decodes = tmp_path / "streams", tmp_path / "decodes"
+    (streams / "folder.idem").mkdir(parents=True)
+    (streams / "._a.idem").write_bytes(b"a desktop's notes")
+    assert main(["compress", str(photo), str(streams / "a.idem")]) == 0
+    assert main(["decompress", str(streams), str(decodes)]) == 0
+    (decodes / "a.png").rename(decodes / "a.PNG")
+    assert main(["verify", str(streams), str(decodes)]) == 1
+    (streams / "0.idem").write_bytes(b"idm")
+    (decodes / "0.png").write_bytes(photo.read_bytes())
+    capsys.readouterr()
+    assert main(["verify", str(streams), str(decodes)]) == 2
+    assert main(["info", str(streams)]) == 2
+    told = capsys.readouterr()
+    assert "symbols differ" in told.out  # the sound file was looked at
+    assert "120×100" in told.out
+    assert told.err.count("1 of 2 files") == 2
+
+
+def test_file_names_may_be_any_bytes(photo: Path, tmp_path: Path, monkeypatch) -> None:
+    here, there = tmp_path / "in", tmp_path / "out"
+    here.mkdir()
+    for name in (b"caf\xe9.png", b"z.png"):
+        (here / os.fsdecode(name)).write_bytes(photo.read_bytes())
+    strict = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", strict)
+    assert main(["compress", str(here), str(there)]) == 0
+    assert len([*there.iterdir()]) == 2
 
 
 def test_folders(photo: Path, tmp_path: Path, capsys) -> None:

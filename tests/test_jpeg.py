@@ -409,8 +409,23 @@ def test_exif_and_profile_reach_the_png() -> None:
     with Image.open(buffer) as png:
         assert png.getexif()[0x0112] == 6
         assert png.info["icc_profile"] == profile
+    (broken,) = with_pillow(
+        scenes(1, 16, 24), exif=b"Exif\0\0garbage garbage", icc_profile=bytes(10**6)
+    )
+    assert read(broken).metadata() == {}  # no reader of the PNG would take them
     (bare,) = with_pillow(scenes(1, 16, 24))
     assert read(bare).metadata() == {}
+
+
+def test_a_file_is_ycbcr_by_its_header_not_by_its_names() -> None:
+    (data,) = file_of("4:4:4", 90, scenes(1, 16, 24))
+    renamed = bytearray(data)
+    for marker, first, step in ((b"\xff\xc0", 10, 3), (b"\xff\xda", 5, 2)):
+        at = data.index(marker)
+        for k, name in enumerate(b"RGB"):
+            renamed[at + first + step * k] = name
+    assert bytes(renamed) != data
+    assert torch.equal(Jpeg().decompress([bytes(renamed)]), Jpeg().decompress([data]))
 
 
 def patched(data: bytes, marker: int, offset: int, value: int) -> bytes:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 MAX_SCANS = 64  # of one file
 MAX_WORK = 10 * MAX_PIXELS  # pixels × scans
+MOST_PROFILE = 2**19  # bytes of a colour profile
 _READER = "turbo210"  # the newest libjpeg-turbo that jpeglib brings
 _LOCK = threading.RLock()  # jpeglib's version and the process's stderr are global
 _WARNINGS = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression")
@@ -67,8 +68,18 @@ class JpegFile:
     icc: bytes = b""
 
     def metadata(self) -> dict[str, bytes]:
-        """Return what `Image.save` needs to keep EXIF (with the orientation) and the profile."""
-        return {k: v for k, v in (("exif", self.exif), ("icc_profile", self.icc)) if v}
+        """Return what `Image.save` needs to keep EXIF (with the orientation) and the profile.
+
+        Not what readers of the new file would stumble over: broken EXIF, and profiles that are larger
+        than any of a camera.
+        """
+        kept = {}
+        with contextlib.suppress(Exception):  # whatever Pillow says of bytes that are no EXIF
+            Image.Exif().load(self.exif)
+            kept["exif"] = self.exif
+        if len(self.icc) <= MOST_PROFILE:
+            kept["icc_profile"] = self.icc
+        return {k: v for k, v in kept.items() if v}
 
 
 def reference_encoder() -> str:
@@ -203,8 +214,8 @@ class _Walk:
             self._scan(body, end - at)
         elif marker == 0xDB:
             self._tables(body)
-        elif marker not in (0xC4, 0xDD):  # Huffman tables and restart interval are libjpeg's
-            self._application(marker, body)
+        # Huffman tables and restart interval are libjpeg's
+        elif marker not in (0xC4, 0xDD) and not self._application(marker, body):
             return end
         self.kept += data[start:end]
         return end
@@ -260,7 +271,8 @@ class _Walk:
                 self._fail("changes its quantisation tables on the way, which is not read here")
             body = body[1 + size :]
 
-    def _application(self, marker: int, body: bytes) -> None:
+    def _application(self, marker: int, body: bytes) -> bool:
+        """Note what an application says; return whether decoders need it to know the colours."""
         if marker == 0xE0 and body.startswith(b"JFIF\0"):
             self.jfif = True
         elif marker == 0xE1 and body.startswith(b"Exif\0\0"):
@@ -269,6 +281,7 @@ class _Walk:
             self.icc[body[12] if len(body) > 13 else 0] = body[14:]
         elif marker == 0xEE and body.startswith(b"Adobe") and len(body) > 11:
             self.adobe = body[11]
+        return (marker == 0xE0 and self.jfif) or (marker == 0xEE and self.adobe >= 0)
 
     def _check_whole(self) -> None:
         if not self.scans:
