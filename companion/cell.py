@@ -42,7 +42,8 @@ class Found(NamedTuple):
 
 
 def to_8bit(x: Tensor) -> Tensor:
-    """Round pictures in [0, 1] to the 256 grey levels of a file."""
+    """Round pictures in [0, 1] to the 256 grey levels of a file; 16-bit numbers become float32."""
+    x = x.float() if x.element_size() < 4 else x  # they cannot tell all levels apart
     return torch.round(x.clamp(0, 1) * 255) / 255
 
 
@@ -76,6 +77,7 @@ class LatentCells:
 
     def analysis(self, x: Tensor) -> Tensor:
         """Return the latents (y, z) of pictures, flattened to [N, D]; float32, differentiable."""
+        self._check(x)
         y, z = self.codec.analysis(x.float(), self.codec.search)
         return torch.cat([y.flatten(1), z.flatten(1)], dim=1)
 
@@ -103,6 +105,7 @@ class LatentCells:
 
         Negative outside the cell.
         """
+        self._check(x)
         least = [
             0.5 - (self.codec.exact_latents(picture[None]) - centre).abs().max().item()
             for picture, centre in zip(x, self.centre, strict=True)
@@ -180,6 +183,14 @@ class LatentCells:
                 self[todo], result[todo], MOST_REPAIRS
             )
         return Found(result, exact, steps, repairs)
+
+    def _check(self, x: Tensor) -> None:
+        """Refuse pictures of another size: after padding they could have the same latents."""
+        if tuple(x.shape[-2:]) != tuple(self.size):
+            raise PictureError(
+                f"These cells hold pictures of {self.size[1]}×{self.size[0]}, not of "
+                f"{x.shape[-1]}×{x.shape[-2]}."
+            )
 
     def _in_places(self, values: Tensor) -> Tensor:
         """Return the largest of the values [N, D] of all latents at one place, [N, 1, h, w]."""

@@ -18,13 +18,15 @@ from torch import Tensor
 from companion.cell import to_8bit
 from companion.codecs import codec_of
 from companion.contracts import Boxes, Prior, Record
-from companion.errors import CompanionError
+from companion.errors import CompanionError, StreamError
 from companion.inversion.descent import Watcher
 from companion.inversion.presets import PRESETS
 from companion.priors.tiles import TiledPrior
 
 # Quantiser steps from the cell, all latents together: so near nobody is lost.
 CLOSE = 1.0
+# Of a picture that is drawn: for every pixel of a JPEG file some 600 bytes are kept.
+MOST_SIDE, MOST_DRAWN = 8192, 16_000_000
 Mode = Literal["mse", "perceptual"]
 
 
@@ -81,6 +83,16 @@ def open_stream(data: bytes, *, source: str = "The stream") -> Opened:
     return Opened(to_8bit(codec.synthesis(symbols)), codec.cells_of([symbols]))
 
 
+def check_size(opened: Opened, source: str = "The stream") -> None:
+    """Refuse to draw what memory might not hold: bytes from anywhere may claim any size."""
+    height, width = opened.mse.shape[-2:]
+    if max(height, width) > MOST_SIDE or height * width > MOST_DRAWN:
+        raise StreamError(
+            f"{source} holds a picture of {width}×{height}; drawn are at most {MOST_SIDE:,} pixels a "
+            f"side and {MOST_DRAWN / 1e6:g} million in all. The MSE decode is not bounded so."
+        )
+
+
 def luma(x: Tensor) -> Tensor:
     """Return the grey pictures that a JPEG encoder sees of x [N, 3, H, W]: Y of YCbCr, three times."""
     weights = x.new_tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)
@@ -88,7 +100,11 @@ def luma(x: Tensor) -> Tensor:
 
 
 def default_seed(data: bytes) -> int:
-    """Return a seed that the bytes themselves determine, so that decoding is a function."""
+    """Return a seed that the bytes themselves determine, so that decoding is a function.
+
+    On one machine with one number of threads: elsewhere sums are taken in another order, and a draw
+    may differ by a grey level here and there.  It has its bytes everywhere.
+    """
     return int.from_bytes(hashlib.sha256(data).digest()[:6], "big")
 
 
@@ -120,6 +136,10 @@ def decode(
         raise CompanionError(f"There is no preset {preset!r}: it is {' or '.join(PRESETS)}.")
     if samples < 1 or not 0 <= dial <= 1:
         raise CompanionError("At least one sample is drawn, and the dial lies in [0, 1].")
+    first = default_seed(data) if seed is None else seed
+    if not 0 <= first < 2**62:
+        raise CompanionError(f"A seed is a number from 0 to 2^62, not {seed}.")
+    check_size(opened, source)
     if prior is None:
         from companion.priors import diffusion_prior
 
@@ -128,7 +148,6 @@ def decode(
         raise CompanionError(
             f"A {type(prior).__name__} does not denoise: decoding needs a diffusion or a Gaussian prior."
         )
-    first = default_seed(data) if seed is None else seed
     side = getattr(prior, "side", None)
     if side is not None and tuple(opened.mse.shape[-2:]) != (side, side):
         prior = TiledPrior(prior, side)

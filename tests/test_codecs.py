@@ -77,6 +77,22 @@ def test_compress_rounds_to_8_bit_first(test_crops: Tensor) -> None:
     assert codec.compress(x + noise * (x > 0.01) * (x < 0.99)) == codec.compress(x)
 
 
+def test_sixteen_bit_numbers_are_the_pictures_that_they_round_to(test_crops: Tensor) -> None:
+    x = test_crops[:4]
+    for kind in (torch.float16, torch.bfloat16):
+        assert torch.equal(to_8bit(x.to(kind)), to_8bit(x.to(kind).float()))
+
+
+def test_a_cell_holds_pictures_of_its_size(test_pictures: Tensor) -> None:
+    """Mirrored to 64×64, the borders that padding adds would give the very same latents."""
+    small = test_pictures[:1, :, :60, :60]
+    cells = learned("hyper", 1).cells(learned("hyper", 1).compress(small))
+    assert cells.contains(small).all()
+    for ask in (cells.contains, cells.project, cells.violation):
+        with pytest.raises(PictureError, match="60×60, not of 64×64"):
+            ask(torch.nn.functional.pad(small, (0, 4, 0, 4), mode="reflect"))
+
+
 @pytest.mark.parametrize(("family", "rate"), CODECS)
 def test_size_bound(family: str, rate: int, test_pictures: Tensor) -> None:
     codec = learned(family, rate)
@@ -304,8 +320,15 @@ def test_wrong_weights_are_refused(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     "x",
-    [torch.zeros(1, 3, 8, 64), torch.zeros(1, 1, 64, 64), torch.full((1, 3, 64, 64), torch.nan)],
-    ids=["too small", "grey", "not a number"],
+    [
+        torch.zeros(1, 3, 8, 64),
+        torch.zeros(1, 3, 16, 65_536),
+        torch.zeros(1, 1, 64, 64),
+        torch.full((1, 3, 64, 64), torch.nan),
+        torch.full((1, 3, 64, 64), 200.0),
+        torch.full((1, 3, 64, 64), 200, dtype=torch.uint8),
+    ],
+    ids=["too small", "too long", "grey", "not a number", "0 to 255", "bytes"],
 )
 def test_bad_pictures_are_refused(x: Tensor) -> None:
     with pytest.raises(PictureError):

@@ -17,7 +17,7 @@ from companion.codecs import learned
 from companion.codecs.jpeg import Jpeg
 from companion.contracts import Boxes, Record
 from companion.decode import decode, default_seed, open_stream
-from companion.errors import CompanionError
+from companion.errors import CompanionError, StreamError
 from companion.inversion.presets import PRESETS
 from companion.photos import pictures, read_picture, write_png
 from companion.priors import gaussian_prior
@@ -159,6 +159,16 @@ def test_a_reader_can_check_a_jpeg_file(photo: Tensor, tmp_path: Path, capsys) -
     write_png(tmp_path / "holiday.png", photo[0])  # the reader's own: not to be lost
     assert main(["decompress", str(tmp_path), str(tmp_path), *how]) == 2
     assert "holiday.png is there already" in capsys.readouterr().err
+
+
+def test_a_small_file_cannot_ask_for_all_memory() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (65_500, 1)).save(buffer, "JPEG")
+    data = buffer.getvalue()
+    assert len(data) < 20_000
+    assert decode(data).pictures.shape == (1, 3, 1, 65_500)
+    with pytest.raises(StreamError, match="65500×1; drawn are at most 8,192 pixels a side"):
+        decode(data, gaussian_prior(), mode="perceptual")
 
 
 def test_what_cannot_be_decoded_is_said_in_a_sentence(stream: bytes) -> None:

@@ -407,5 +407,8 @@ def test_the_pipeline_decodes_as_decode_does(tmp_path: Path) -> None:
     pipe.save_pretrained(str(tmp_path))
     again = IdempotentPipeline.from_pretrained(str(tmp_path))
     assert torch.equal(again(data, output_type="pt").images[0], wanted[0])  # errors and all
+    prior.autocast = False
+    wanted = decode(data, prior, mode="perceptual").pictures
+    assert torch.equal(IdempotentPipeline.of(prior)(data, output_type="pt").images[0], wanted[0])
     other = IdempotentPipeline(prior.unet, prior.scheduler)
     assert not torch.equal(other(data, output_type="pt").images[0], wanted[0])  # the control

@@ -29,7 +29,7 @@ MAGIC = b"idm"
 VERSION = 3
 FAMILIES = ("hyper", "elic", "hific")
 MAX_PIXELS = 64_000_000
-MIN_SIDE = 16
+MIN_SIDE, MAX_SIDE = 16, 65_535
 FOREIGN = {
     b"\xff\xd8\xff": "a JPEG picture",
     b"\x89PNG": "a PNG picture",
@@ -100,10 +100,11 @@ def unpack(data: bytes, *, max_pixels: int = MAX_PIXELS, source: str = "The stre
         raise StreamError(f"{source} names the unknown codec number {family}.")
     height, at = _read_varint(data, 7, source)
     width, at = _read_varint(data, at, source)
-    if min(height, width) < MIN_SIDE or height * width > max_pixels:
+    sides = MIN_SIDE <= min(height, width) <= max(height, width) <= MAX_SIDE
+    if not sides or height * width > max_pixels:
         raise StreamError(
-            f"{source} claims a picture of {width}×{height}; this decoder takes sides of at least "
-            f"{MIN_SIDE} and at most {max_pixels / 1e6:g} million pixels."
+            f"{source} claims a picture of {width}×{height}; this decoder takes sides from {MIN_SIDE} "
+            f"to {MAX_SIDE:,} and at most {max_pixels / 1e6:g} million pixels."
         )
     payload = data[at + 2 : -4]
     if at + 6 > len(data) or len(payload) < least_payload(height, width):

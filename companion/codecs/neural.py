@@ -117,10 +117,11 @@ class Learned:
     @torch.no_grad()
     def symbols(self, x: Tensor) -> Symbols:
         """Return f(x), the integers of one picture [1, 3, H, W]: the encoder without its coder."""
-        if x.shape[0] != 1 or x.shape[1] != 3 or min(x.shape[2:]) < container.MIN_SIDE:
+        sides = container.MIN_SIDE <= min(x.shape[2:]) <= max(x.shape[2:]) <= container.MAX_SIDE
+        if x.shape[0] != 1 or x.shape[1] != 3 or not sides:
             raise PictureError(
-                f"The codec takes pictures [N, 3, H, W] with sides of at least "
-                f"{container.MIN_SIDE} pixels, not {tuple(x.shape)}."
+                f"The codec takes pictures [N, 3, H, W] with sides from {container.MIN_SIDE} to "
+                f"{container.MAX_SIDE:,} pixels, not {tuple(x.shape)}."
             )
         if x.shape[2] * x.shape[3] > container.MAX_PIXELS:
             raise PictureError(
@@ -129,6 +130,10 @@ class Learned:
             )
         if not bool(torch.isfinite(x).all()):
             raise PictureError("The picture holds values that are not finite numbers.")
+        if not x.is_floating_point() or not -1 <= float(x.min()) <= float(x.max()) <= 2:
+            raise PictureError(
+                "The codec takes pictures as numbers from 0 to 1: divide by 255 first."
+            )
         with one_thread():
             y, z = self.analysis(to_8bit(x).cpu().double(), self.exact)
             z_int = torch.round(z - self.median)

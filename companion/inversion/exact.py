@@ -16,7 +16,10 @@ from companion.sources import Posterior, QuantiserCells, Source
 def exact(
     prior: Source, cells: QuantiserCells, *, steps: int = 0, seeds: Sequence[int]
 ) -> tuple[Tensor, Record]:
-    """Return one independent draw from the source restricted to each cell; `steps` has no effect."""
+    """Return one independent draw from the source restricted to each cell; `steps` has no effect.
+
+    Unlike other samplers', a draw depends on the whole batch: all seeds together make one.
+    """
     since = time.perf_counter()
     (seed,) = np.random.SeedSequence(check_seeds(seeds, cells)).generate_state(1)
     x = Posterior(prior, cells).sample(int(seed))

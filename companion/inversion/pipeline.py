@@ -6,6 +6,7 @@ picture = pipe(data).images[0]                     # data: the bytes of a .idem 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from companion.cell import to_8bit
 from companion.codecs.classical import pixels
 from companion.contracts import Boxes
-from companion.decode import default_seed, luma, open_stream
+from companion.decode import check_size, default_seed, lost, luma, open_stream
 from companion.errors import CompanionError
 from companion.inversion.descent import Watcher
 from companion.inversion.presets import PRESETS, ours
@@ -31,16 +32,20 @@ class IdempotentPipeline(DiffusionPipeline):
     scheduler: Any
 
     def __init__(
-        self, unet: Any, scheduler: Any, errors: Sequence[Sequence[float]] | None = None
+        self,
+        unet: Any,
+        scheduler: Any,
+        errors: Sequence[Sequence[float]] | None = None,
+        autocast: bool | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)  # type: ignore[attr-defined]
-        self.register_to_config(errors=errors)  # type: ignore[attr-defined]
+        self.register_to_config(errors=errors, autocast=autocast)  # type: ignore[attr-defined]
 
     @classmethod
     def of(cls, prior: DiffusionPrior) -> IdempotentPipeline:
         """Return the pipeline of a prior, whose decodes are those of `decode` with that prior."""
-        return cls(prior.unet, prior.scheduler, prior.errors)
+        return cls(prior.unet, prior.scheduler, prior.errors, prior.autocast)
 
     def __call__(
         self,
@@ -54,8 +59,9 @@ class IdempotentPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple[Any]:
         """Return one picture for each stream, or for each of a batch of cells.
 
-        Every picture re-compresses to its stream.  Without a `generator` the bytes decide the seed.
-        `callback` is told each step, its noise level and the estimate.  `output_type`: pil, np or pt.
+        Every picture re-compresses to its stream.  Without a `generator` the bytes decide the seed;
+        cells have none, and get 0, 1, …  `callback` is told each step, its noise level and the
+        estimate.  `output_type`: pil, np or pt.
         """
         if output_type not in ("pil", "np", "pt"):
             raise CompanionError(f"There is no output type {output_type!r}: it is pil, np or pt.")
@@ -67,16 +73,23 @@ class IdempotentPipeline(DiffusionPipeline):
         else:
             for data in streams:
                 opened = open_stream(data)
+                check_size(opened)
                 seeds = _seeds(generator, 1, default_seed(data))
                 batches.append((opened.cells, seeds, opened.grey))
         found = []
         errors = self.config.errors  # type: ignore[attr-defined]
-        quick = self.unet.dtype == torch.float32 and bfloat16_is_fast()
+        quick = self.config.autocast  # type: ignore[attr-defined]
+        if quick is None:
+            quick = self.unet.dtype == torch.float32 and bfloat16_is_fast()
         for cells, seeds, grey in batches:
             prior: Any = DiffusionPrior(self.unet, self.scheduler, errors=errors, autocast=quick)
             if cells.decodes().shape[-2:] != (prior.side, prior.side):
                 prior = TiledPrior(prior, prior.side)
-            drawn, _ = ours(prior, cells, steps=num_inference_steps, seeds=seeds, watch=callback)
+            drawn, record = ours(
+                prior, cells, steps=num_inference_steps, seeds=seeds, watch=callback
+            )
+            if lost(record):
+                warnings.warn("The sampler went astray: try another generator.", stacklevel=2)
             pictures, exact = cells.project(luma(drawn) if grey else drawn)
             if not bool(exact.all()):
                 raise CompanionError(
