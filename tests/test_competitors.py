@@ -163,12 +163,15 @@ def test_training_ends_when_nothing_is_gained() -> None:
     def curve(*kids: float) -> list[dict[str, float]]:
         return [{"seconds": 10.0 * k, "kid_p": kid} for k, kid in enumerate(kids)]
 
-    flat = [0.2 + 0.01 * (k % 3) for k in range(40)]
-    assert not settled(curve(*(1 / (1 + k) for k in range(40))), cap=400)
+    flat = [0.2 + 0.01 * (k % 4) for k in range(40)]
+    falling = [1 / (1 + k) for k in range(40)]
+    assert not settled(curve(*falling), cap=400)
     assert settled(curve(*flat), cap=400)
     assert not settled(curve(*flat[:18]), cap=400)  # too early to tell
-    # What was measured before critics counted, and was better, is not what it is held against.
-    assert not settled(curve(*[0.01] * 8, *(1 / (1 + k) for k in range(32))), cap=400)
+    # What was measured before critics counted, and was better, is not what it is held against,
+    assert not settled(curve(*[0.01] * 8, *falling[:32]), cap=400)
+    # nor is one lucky measurement.
+    assert not settled(curve(*falling[:28], 0.001, *falling[29:]), cap=400)
 
 
 @pytest.fixture
@@ -218,16 +221,29 @@ def test_critics_are_weighed_by_short_trainings(
     small: dict[str, dict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(bench_critics, "RESULT", tmp_path / "critics.json")
-    monkeypatch.setattr(bench_critics, "WEIGHTS", {"hific": (0.0, 5.0)})
+    monkeypatch.setattr(bench_critics, "WEIGHTS", {"hific": (0.0, 0.15, 5.0)})
+    monkeypatch.setattr(bench_critics, "PERCEPTIONS", (0.2, 7.0))
     monkeypatch.setattr(bench_critics, "SECONDS", 1e-4)
     bench_critics.run()
     rows = json.loads(bench_critics.RESULT.read_text())["rows"]
-    assert [r["weight"] for r in rows] == [0.0, 5.0, None, None]
-    assert [r["dial"] for r in rows[2:]] == ["fourier", "table"]
-    assert all(0 <= r["ranks"] <= 3 for r in rows)
+    tried = [(r["weight"], r["perceived"]) for r in rows]
+    assert tried == [(0.15, 0.2), (0.15, 7.0), (0.0, 0.2), (5.0, 0.2), *[(0.15, 0.2)] * 2]
+    assert [r["dial"] for r in rows[4:]] == ["fourier", "table"]
+    assert all(0 <= r["ranks"] <= 6 for r in rows)
     assert not small  # nothing is shipped
-    student = trainee("hific", Trial("x", 1.0, critic=5.0))
-    assert student.facts() == {"critic_weight": 5.0, "dial": DIAL}
+    student = trainee("hific", Trial(1.0, critic=5.0, perceived=7.0))
+    assert student.facts() == {"critic_weight": 5.0, "perceived_weight": 7.0, "dial": DIAL}
+    names = {trial.name for _, trial in bench_critics.trials()}
+    assert len(names) == 5  # HiFiC's and Multi-Realism's are told apart by the decoder's name
+
+
+def test_a_training_is_resumed_under_its_own_settings_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {name: train_decoder.made_by(name) for name in train_decoder.NAMES}
+    monkeypatch.setitem(adversarial.CRITIC, "hific", 0.3)
+    changed = {name for name in names if train_decoder.made_by(name) != names[name]}
+    assert changed == {"hific", "end-to-end"}  # Multi-Realism's is a copy, taken when imported
+    monkeypatch.setattr(diffusing, "MOST_NOISE", 3.0)
+    assert train_decoder.made_by("diffusion") != names["diffusion"]
 
 
 def test_no_competitor_is_trained_with_other_settings_than_were_found(
@@ -237,10 +253,12 @@ def test_no_competitor_is_trained_with_other_settings_than_were_found(
     with pytest.raises(CompanionError, match="bench critics` first"):
         train_decoder.train("hific")
 
-    def found(*ranks: int) -> None:
+    def found(*ranks: int, more_perceived: int = 3) -> None:
+        tried = [*zip((0.05, 0.15, 0.5), [0.2] * 3, ranks, strict=True)]
+        tried += [(0.15, 0.05, 3), (0.15, 1.0, more_perceived)]
         rows = [
-            {"name": "hific", "weight": w, "ranks": r, "sliced_wasserstein": 1.0}
-            for w, r in zip((0.05, 0.15, 0.5), ranks, strict=True)
+            {"name": "hific", "weight": w, "perceived": p, "ranks": r, "sliced_wasserstein": 1.0}
+            for w, p, r in tried
         ]
         bench_critics.RESULT.write_text(json.dumps({"rows": rows}))
 
@@ -249,6 +267,9 @@ def test_no_competitor_is_trained_with_other_settings_than_were_found(
     found(2, 0, 1)
     bench_critics.check("hific")
     bench_critics.check("end-to-end")  # takes the weight of hific
+    found(2, 0, 1, more_perceived=-1)
+    with pytest.raises(CompanionError, match=r"LPIPS-P is 1.0, the end"):
+        bench_critics.check("hific")
     found(0, 1, 2)
     with pytest.raises(CompanionError, match="the end of what was tried"):
         bench_critics.check("end-to-end")
@@ -295,9 +316,9 @@ def test_what_has_settled_goes_to_the_end_of_its_schedule(
     monkeypatch.setattr(train_decoder.Yardstick, "measure", lambda *a: {"kid_p": 0.2})
     monkeypatch.setattr(train_decoder, "CAP", 20.0)
     curve = train_decoder.train("hific", fraction=0.8)
-    assert curve[-1]["seconds"] == 10  # half of the time
-    assert curve[-1]["skipped"] == 7  # to the tail
-    whole = train_decoder.train("hific", trial=Trial("short", 20.0), fraction=0.8)
+    assert curve[-1]["seconds"] == 11  # half of the time, and once more to be sure
+    assert curve[-1]["skipped"] == 6  # to the tail
+    whole = train_decoder.train("hific", trial=Trial(20.0, 0.15), fraction=0.8)
     assert whole[-1]["seconds"] == 16  # a trial has its full time: others are held against it
 
 

@@ -10,6 +10,7 @@ import torch
 
 from companion.cli import main
 from companion.codecs import learned
+from companion.lab.evaluate import cases
 from companion.photos import pictures, write_png
 
 
@@ -70,6 +71,20 @@ def test_the_originals_pass(folders: Path) -> None:
 
 def test_without_originals_it_says_what_can_be_said(folders: Path) -> None:
     assert set(report(folders, "true")) == {"idempotence"}
+
+
+def test_a_decode_belongs_to_one_stream(tmp_path: Path) -> None:
+    streams, decodes = tmp_path / "streams", tmp_path / "decodes"
+    streams.mkdir()
+    decodes.mkdir()
+    for name in ("a", "a-1"):
+        (streams / f"{name}.idem").write_bytes(b"")
+    for name in ("a", "a-0", "a-b", "a-1", "a-1-0"):
+        write_png(decodes / f"{name}.png", torch.zeros(3, 16, 16))
+    assert [(c.name, len(c.decodes)) for c in cases(streams, decodes, None)] == [
+        ("a-1", 2),
+        ("a", 2),  # a.png and a-0.png
+    ]
 
 
 def test_what_is_missing_is_named(folders: Path, tmp_path: Path, capsys) -> None:

@@ -23,7 +23,7 @@ from companion.lab.graphics import graphics
 from companion.lab.jobs import chain, digest, jobs, round_trip
 from companion.lab.methods import Method, gaussian_draws
 from companion.lab.reproduce import reproduce
-from companion.lab.rows import rows, seen_twice
+from companion.lab.rows import fewest, rows, seen_twice
 from companion.lab.scales import SCALES, Scale, material, photos, spread_order
 from companion.lab.tables import ablation_differences, deltas, differences, own_bytes
 from companion.lab.trials import ZETA
@@ -218,6 +218,38 @@ def test_what_a_decoder_drew_is_kept_beside_what_it_brought_in(x: Tensor) -> Non
     assert "raw" not in once
     assert once["change"].isnan().all()  # not decoded a second time, and not said to be
     assert seen_twice(torch.tensor([30.0, torch.nan, 20.0, 10.0]), [0, 0, 1, 2])["value"] == 20
+
+
+def test_what_an_exact_method_misses_is_decoded_again(x: Tensor) -> None:
+    """Else its mean would be over those that are exact, whose change is nothing."""
+    calls = []
+
+    def blurred(rate: int, streams: list[bytes], seeds: list[int] | None) -> Tensor:
+        calls.append(len(streams))
+        return torch.full_like(x[: len(streams)], 0.5)
+
+    result = round_trip(Method("ours", "hyper", (1,), blurred, 1.0, exact=True), 1, x, twice=False)
+    assert calls == [len(x), int((~result["exact"]).sum())]
+    assert result["change"].isfinite().all()
+
+
+def test_curves_are_compared_on_the_same_pictures() -> None:
+    laptop = SCALES["laptop"]
+    assert fewest(laptop, "hyper") == 64  # DPS, at two rates of five
+    assert fewest(laptop, "elic") is None  # all have all pictures
+
+
+def test_no_test_picture_is_seen_before_all_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(module, "inversion_stages", lambda: [(None, tmp_path / "no.json")])
+    with pytest.raises(CompanionError, match="bench inversion` is not finished"):
+        module.reproduce("laptop", tmp_path)
+    (tmp_path / "no.json").touch()
+    monkeypatch.setattr(module.zoo, "names", lambda: ["decoder-diffusion"])
+    monkeypatch.setattr(module, "CONDITIONAL_RESULT", tmp_path / "none.json")
+    with pytest.raises(CompanionError, match="bench conditional` is not finished"):
+        module.reproduce("laptop", tmp_path)
 
 
 def test_what_is_slow_comes_in_small_items_and_only_its_first_are_decoded_twice() -> None:

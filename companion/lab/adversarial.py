@@ -1,14 +1,15 @@
 """Decoders trained against a critic: HiFiC-, ILLM- and Multi-Realism-style.  The losses:
 
-    hific    M·MSE + LPIPS-P + G·(non-saturating, patch critic that sees the latents)
-    illm     M·MSE + LPIPS-P + G·(cross-entropy to the names of the original's patches)
-    multirealism  M·MSE + β·(LPIPS-P + G·(as hific)),  β ~ U(0, 5.12), the decoder told β
+    hific    M·MSE + P·LPIPS-P + G·(non-saturating, patch critic that sees the latents)
+    illm     M·MSE + P·LPIPS-P + G·(cross-entropy to the names of the original's patches)
+    multirealism  M·MSE + β·(P·LPIPS-P + G·(as hific)),  β ~ U(0, 5.12), the decoder told β
 
-M is ILLM's 150, which is also HiFiC's.  G, the weight of the critic, is chosen on val by short trainings:
-`bench_critics`, and no decoder is trained for the zoo with another; at β = 1 Multi-Realism's loss is
-HiFiC's, whose weight it takes.  The critic learns alone at first,
-and then counts more and more.  LPIPS-P is taken on the *loss* features; the *judge* features are never
-seen.  Shipped is the running average of the decoder's weights.
+M is ILLM's 150, which is also HiFiC's.  P and G, the weights of LPIPS-P and of the critic, are chosen on
+val by short trainings: `bench_critics`, and no decoder is trained for the zoo with others.  (In the papers
+P is 1, but of LPIPS, whose numbers are smaller than those of our features.)  At β = 1 Multi-Realism's loss
+is HiFiC's, whose weights it takes.  The critic learns alone at first, and then counts more and more.
+LPIPS-P is taken on the *loss* features; the *judge* features are never seen.  Shipped is the running
+average of the decoder's weights.
 
 Made small: HiFiC's critic sees patches of 38 pixels; ILLM's sees the same and not by a U-Net, knows 256
 names and not 1,024, and is not told the latents; Multi-Realism is told β through layers of 64 and not
@@ -41,6 +42,7 @@ SHAPES: tuple[tuple[int, int], ...] = ((8, 128), (2, 256))
 PEAK = 2e-4
 ALONE, FULL = 0.1, 0.2  # of the training: until when the critic learns alone, when it counts fully
 FIDELITY = 150.0  # M
+PERCEIVED = 0.2  # P
 CRITIC = {"hific": 0.15, "illm": 0.03}  # G
 CRITIC["multirealism"] = CRITIC["hific"]
 NAMER_STEPS = 2_000
@@ -64,12 +66,18 @@ class Adversarial:
     points = 30
 
     def __init__(
-        self, name: str, seed: int, critic_weight: float | None = None, dial: str = DIAL
+        self,
+        name: str,
+        seed: int,
+        critic_weight: float | None = None,
+        perceived_weight: float = PERCEIVED,
+        dial: str = DIAL,
     ) -> None:
         named = name == "illm"
         critic = PatchCritic(CODES + 1 if named else 1, conditional=not named)
         self.name, self.seed, self.dial = name, seed, dial
         self.critic_weight = CRITIC[name] if critic_weight is None else critic_weight
+        self.perceived_weight = perceived_weight
         decoder, namer = Decoder(dial=dial), PatchNamer() if named else None
         kept = copy.deepcopy(decoder).requires_grad_(False)
         self.nets, self.steps = Players(decoder, kept, critic, namer), 0
@@ -129,7 +137,7 @@ class Adversarial:
         perceived = lpips(x, seen, network("loss").to(x.device))
         squared = (fake - x).square().flatten(1).mean(1)
         weight = beta if self.name == "multirealism" else torch.ones_like(beta)
-        felt = perceived + weight_at(at) * self.critic_weight * judged
+        felt = self.perceived_weight * perceived + weight_at(at) * self.critic_weight * judged
         total = (FIDELITY * squared + weight * felt).mean()
         self.ours.zero_grad()
         accelerator.backward(total)
@@ -166,7 +174,11 @@ class Adversarial:
 
     def facts(self) -> dict[str, Any]:
         """Return what its card says beside what all say."""
-        return {"critic_weight": self.critic_weight, "dial": self.dial}
+        return {
+            "critic_weight": self.critic_weight,
+            "perceived_weight": self.perceived_weight,
+            "dial": self.dial,
+        }
 
 
 def shown(x: Tensor) -> Tensor:

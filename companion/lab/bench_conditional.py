@@ -24,7 +24,7 @@ from companion.lab.work import Item, mark, results_of
 RESULT = CODECS_RESULT.with_name("conditional.json")
 RATE = HELD_OUT_RATES[0]
 MODELS = ("decoder-diffusion", f"hyper-{RATE}", "features-loss")
-STARTS, ENDS, MORE_STEPS = (0.5, 1.0, 2.0), (0.004, 0.05, 0.1, 0.2), (8, 40)
+STARTS, ENDS, MORE_STEPS = (0.5, 1.0, 2.0, 4.0), (0.004, 0.05, 0.1, 0.2), (8, 40)
 
 
 def settings() -> list[dict[str, float]]:

@@ -1,11 +1,12 @@
-"""`companion bench critics`: how much the critic of each competitor should count, by short trainings.
+"""`companion bench critics`: how much critics and LPIPS-P should count, by short trainings.
 
 Each runs a whole short schedule at each weight and is judged by the mean of its last three
 measurements on val: the rank of its KID-P in the eyes of the *loss* features, on which LPIPS-P is
 trained too, and that of its sliced Wasserstein distance, which no network decides; the least sum wins.
-What is chosen is written into `adversarial.CRITIC`.  Multi-Realism's critic is HiFiC's beside the same
-LPIPS-P, and takes its weight, as the end-to-end codec does.  In the same way the two ways to tell it β
-are compared, also by the PSNR with the dial at no realism: `decoders.DIAL`.
+What is chosen is written into `adversarial.CRITIC` and `adversarial.PERCEIVED`: first HiFiC's two weights,
+one varied at a time; the other trainings stand on them, and are done again where they change.  ILLM takes
+that of LPIPS-P, Multi-Realism, whose critic is HiFiC's, both, as the end-to-end codec does.  In the same way
+the two ways to tell it β are compared, also by the PSNR with the dial at no realism: `decoders.DIAL`.
 """
 
 from __future__ import annotations
@@ -17,22 +18,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from companion.codecs import RATES
 from companion.errors import CompanionError
-from companion.lab.adversarial import CRITIC
+from companion.lab.adversarial import CRITIC, PERCEIVED
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.choices import check_choice
 from companion.lab.decoders import DIAL
 from companion.lab.runs import runs_folder, write_result
-from companion.lab.train_decoder import Trial, train
+from companion.lab.train_decoder import MODELS, Trial, train
 from companion.lab.work import Item, mark, results_of
 
 RESULT = CODECS_RESULT.with_name("critics.json")
 # Around the papers' 0.15 and 0.008.
 WEIGHTS = {"hific": (0.05, 0.15, 0.5), "illm": (0.008, 0.03, 0.1)}
+PERCEPTIONS = (0.05, 0.2, 1.0)
 DIALS = ("fourier", "table")
 SECONDS = 1_200.0
-MODELS = (*(f"hyper-{rate}" for rate in RATES), "features-loss")
 SIGNS = {"kid_p": 1, "sliced_wasserstein": 1, "psnr_at_0": -1}  # the last: the more the better
 
 
@@ -41,13 +41,10 @@ CHOSEN = (*WEIGHTS, "multirealism", "end-to-end")  # whose settings are chosen h
 
 def trials() -> list[tuple[str, Trial]]:
     """Return whose training is tried, and how."""
-    told, also = mark(MODELS, SECONDS), mark(MODELS, SECONDS, CRITIC["multirealism"])
-    found = [
-        (name, Trial(f"{weight:g}-{told}", SECONDS, critic=weight))
-        for name, weights in WEIGHTS.items()
-        for weight in weights
-    ]
-    return found + [("multirealism", Trial(f"{d}-{also}", SECONDS, dial=d)) for d in DIALS]
+    found = [("hific", Trial(SECONDS, CRITIC["hific"], p)) for p in PERCEPTIONS]
+    found += [(name, Trial(SECONDS, w)) for name, weights in WEIGHTS.items() for w in weights]
+    found += [("multirealism", Trial(SECONDS, CRITIC["multirealism"], dial=d)) for d in DIALS]
+    return list(dict.fromkeys(found))
 
 
 def items() -> list[Item]:
@@ -56,8 +53,8 @@ def items() -> list[Item]:
 
 
 def curve_of(name: str, trial: Trial) -> dict[str, Tensor]:
-    """Return what a short training came to, measurement by measurement."""
-    curve = train(name, trial=trial)
+    """Return what a short training came to, measurement by measurement: a whole one, never resumed."""
+    curve = train(name, trial=trial, resume=False)
     kept = ("step", "seconds", "psnr", "symbols_wrong", *SIGNS)
     return {k: torch.tensor([float(p[k]) for p in curve]).double() for k in kept if k in curve[-1]}
 
@@ -71,7 +68,8 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
     rows: list[dict[str, Any]] = []
     for (name, trial), result in zip(trials(), results.values(), strict=True):
         end = {k: v[-3:].mean().item() for k, v in result.items()}
-        rows.append({"name": name, "weight": trial.critic, "dial": trial.dial, **end})
+        told = {"weight": trial.critic, "perceived": trial.perceived, "dial": trial.dial}
+        rows.append({"name": name, **told, **end})
     for name in (*WEIGHTS, "multirealism"):
         rank([row for row in rows if row["name"] == name])
     for row in rows:
@@ -103,14 +101,19 @@ def check(name: str) -> None:
         raise CompanionError(
             "The weight of the critic has not been chosen: run `companion bench critics` first."
         )
-    if name in ("multirealism", "end-to-end"):
-        check("hific")  # whose weight they take
+    if name != "hific":
+        check("hific")  # whose weights they take
     rows = [row for row in json.loads(RESULT.read_text())["rows"] if row["name"] == name]
-    if name == "end-to-end":
-        return
+
+    def tried(varied: str, **others: Any) -> dict[Any, Any]:
+        same = [r for r in rows if all(r[k] == v for k, v in others.items())]
+        return {r[varied]: (r["ranks"], r["sliced_wasserstein"]) for r in same}
+
     if name == "multirealism":
-        tried = {row["dial"]: (row["ranks"], row["sliced_wasserstein"]) for row in rows}
-        check_choice("dial of multirealism", tried, DIAL, "decoders.DIAL")
-        return
-    tried = {row["weight"]: (row["ranks"], row["sliced_wasserstein"]) for row in rows}
-    check_choice(f"weight of {name}'s critic", tried, CRITIC[name], "adversarial.CRITIC")
+        check_choice("dial of multirealism", tried("dial"), DIAL, "decoders.DIAL")
+    elif name in WEIGHTS:
+        weights = tried("weight", perceived=PERCEIVED)
+        check_choice(f"weight of {name}'s critic", weights, CRITIC[name], "adversarial.CRITIC")
+    if name == "hific":
+        weights = tried("perceived", weight=CRITIC[name])
+        check_choice("weight of LPIPS-P", weights, PERCEIVED, "adversarial.PERCEIVED")

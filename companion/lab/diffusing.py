@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SHAPES: tuple[tuple[int, int], ...] = ((16, 64), (4, 128))
 PEAK = 3e-4
 QUICK = 8  # steps of the draws that are measured on the way
-MOST_NOISE = 2.5  # a little more than draws are tried from: above it there is nothing to be learned
+MOST_NOISE = 8.0  # twice what draws are tried from: above it there is nothing to be learned
 
 
 class Diffusing:

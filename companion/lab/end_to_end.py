@@ -3,7 +3,7 @@
 The other competitors decode Hyper's bytes.  Here encoder, latent model and decoder are trained
 together, from Hyper's weights at one rate, for the same time and by the same losses with bits added:
 
-    w·bits per pixel + M·MSE + LPIPS-P + G·(as `hific`)
+    w·bits per pixel + M·MSE + P·LPIPS-P + G·(as `hific`)
 
 As in HiFiC (Mentzer et al., NeurIPS 2020, appendix A.2) w is large while the codec spends more bits
 than its target, here what Hyper spends, and small while it spends less: its bytes stay comparable.
@@ -24,6 +24,7 @@ from companion.codecs.neural import Learned
 from companion.lab.adversarial import (
     CRITIC,
     FIDELITY,
+    PERCEIVED,
     SHAPES,
     critic_loss,
     decoder_loss,
@@ -129,7 +130,7 @@ class EndToEnd:
         self.spent = bpp.detach().cpu().lerp(self.spent, MEMORY)
         weight = USUAL * (OVER if self.spent > self.target else UNDER)
         total = weight * bpp + FIDELITY * nn.functional.mse_loss(fake, x)
-        total = total + perceived + weight_at(at) * CRITIC["hific"] * judged
+        total = total + PERCEIVED * perceived + weight_at(at) * CRITIC["hific"] * judged
         self.ours.zero_grad()
         accelerator.backward(total)
         nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
@@ -173,5 +174,6 @@ class EndToEnd:
             "data": "photos/train",
             "begun_from": f"hyper-{RATE}",
             "critic_weight": CRITIC["hific"],
+            "perceived_weight": PERCEIVED,
             "target_bpp": round(float(self.target), 4),
         }

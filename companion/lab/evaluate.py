@@ -42,13 +42,14 @@ class Case:
 def cases(streams: Path, decodes: Path, originals: Path | None) -> list[Case]:
     """Read what belongs together, by name."""
     files = sorted(decodes.iterdir()) if decodes.is_dir() else []
+    names = {path.stem for path in streams.glob("*.idem")}
     found = []
     for path in tqdm(sorted(streams.glob("*.idem")), desc="reading", delay=3):
         own = [
             p
             for p in files
             if p.suffix.lower() in PICTURES
-            and (p.stem == path.stem or p.stem.rpartition("-")[0] == path.stem)
+            and (p.stem == path.stem or (is_numbered(p.stem, path.stem) and p.stem not in names))
         ]
         if not own:
             raise CompanionError(f"{decodes} holds no decode of {path.name}.")
@@ -67,6 +68,12 @@ def cases(streams: Path, decodes: Path, originals: Path | None) -> list[Case]:
     if len({len(c.decodes) for c in found}) != 1:
         raise CompanionError("Every stream must have equally many decodes.")
     return found
+
+
+def is_numbered(name: str, stem: str) -> bool:
+    """Return whether a name is a stem with a number: NAME-0, NAME-1, …"""
+    before, _, number = name.rpartition("-")
+    return before == stem and number.isdecimal()
 
 
 def idempotence(some: list[Case]) -> dict[str, Any]:

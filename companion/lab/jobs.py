@@ -138,7 +138,8 @@ def round_trip(
     """Compress x, decode, compress and decode again, and bring the decodes into their cells.
 
     `raw`, where the method itself brings its decodes in, is what they were before.  `change` is the
-    PSNR between the first and the second decode, not a number where there was none (not `twice`).
+    PSNR between the first and the second decode, not a number where there was none (not `twice`; of an
+    exact method the few that are not in their cells always have one).
     Where no symbol changed the bytes are the same, and with them the second decode.  It has the seed of
     the first: what changes is not luck.
     """
@@ -169,9 +170,9 @@ def round_trip(
         result["exact"] = torch.tensor(same, dtype=torch.bool)
     others = torch.nonzero(~result["exact"]).flatten().tolist()
     change = torch.full((len(x),), BEST_DB, dtype=torch.float64)
-    if not twice:
+    if not twice and not method.exact:
         # Those that are exact would be known without; a mean over them alone would flatter the rest.
-        change[others if method.exact else slice(None)] = torch.nan
+        change[:] = torch.nan
     elif others:
         again = coder.compress(y[others])
         first = [default_seed(s) for s in streams] if seeds is None else seeds

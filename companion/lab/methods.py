@@ -174,7 +174,7 @@ def ours(codec: str, preset: str, rates: tuple[int, ...], most: int | None = Non
         codec,
         rates,
         partial(of_bytes, preset=preset),
-        0.8 * settings["steps"],
+        1.1 * settings["steps"],
         most=most,
         needs=("prior",),
         random=True,
@@ -227,7 +227,7 @@ def slow(rates: tuple[int, ...], most: int, steps: int = 100) -> Method:
         "hyper",
         rates,
         partial(by_sampler, codec="hyper", sampler=sampler),
-        0.8 * steps,
+        1.3 * steps,
         most=most,
         needs=("prior",),
         random=True,
@@ -240,7 +240,7 @@ def everything() -> list[Method]:
     """Return all methods of the laptop's run, those whose weights are not there included."""
     found = baselines() + competitors()
     found += [ours("hyper", "fast", RATES), ours("elic", "fast", RATES)]
-    found += [ours(codec, "best", RATES[:4], most=64) for codec in ("hyper", "elic")]
+    found += [ours(codec, "best", RATES[:4], most=128) for codec in ("hyper", "elic")]
     return [*found, slow((1, 3), most=64)]
 
 

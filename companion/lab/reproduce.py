@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from companion import zoo
+from companion.errors import CompanionError
 from companion.lab.bench_codecs import RESULT as CODECS_RESULT
+from companion.lab.bench_conditional import RESULT as CONDITIONAL_RESULT
+from companion.lab.bench_inversion import stages as inversion_stages
 from companion.lab.claims import verdicts
-from companion.lab.measure import extractor
+from companion.lab.measure import extractor, perceiver
 from companion.lab.rows import rows
 from companion.lab.runs import write_result
 from companion.lab.scales import Scale, scale_of
@@ -29,7 +32,11 @@ def reproduce(
 ) -> dict[str, Any] | None:
     """Do a part of the work; who finds all of it done writes the results, and returns them."""
     scale, folder = scale_of(name, features), out / name
-    extractor(scale.features)  # what is missing is said at once, not after hours
+    # What is missing is said now, not after hours.
+    extractor(scale.features)
+    perceiver(scale.features)
+    if scale.split == "test":
+        check_searched()
     results = results_of(rows(scale, folder), folder, part)
     if results is None:
         return None
@@ -39,6 +46,17 @@ def reproduce(
     path = result_file(name, out, features)
     write_result(path, **provenance(scale, features), **made(rows_made), **found)
     return json.loads(path.read_text())
+
+
+def check_searched() -> None:
+    """Refuse to look at test pictures before all settings have been searched for on val."""
+    searches = {"inversion": inversion_stages()[-1][1], "conditional": CONDITIONAL_RESULT}
+    for bench, path in searches.items():
+        needed = bench == "inversion" or "decoder-diffusion" in zoo.names()
+        if needed and not path.exists():
+            raise CompanionError(
+                f"The search of `companion bench {bench}` is not finished: run it before this."
+            )
 
 
 def result_file(name: str, out: Path, features: str | None = None) -> Path:

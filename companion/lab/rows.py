@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from companion import zoo
 from companion.cell import to_8bit
 from companion.codecs import learned
 from companion.lab.diagnose import diagnose, u_histogram
@@ -26,7 +27,7 @@ from companion.lab.work import Item, mark, measurement
 from companion.metrics import mean, psnr
 
 DIAL = (0.0, 0.25, 0.5, 0.75, 1.0)
-SECONDS = 90.0  # a row of 128 pictures, roughly
+SECONDS = 210.0  # a row of 128 pictures, roughly
 Row = dict[str, Any]
 
 
@@ -41,7 +42,7 @@ def rows(scale: Scale, folder: Path) -> list[Item]:
         call: Callable[[], Row]
         also = None
         if of == "photos":
-            also = fewest(scale, method.codec, rate)
+            also = fewest(scale, method.codec)
             call = partial(photo_row, scale, folder, method, rate, also)
         elif of == "graphics":
             call = partial(graphics_row, scale, folder, method, rate)
@@ -64,12 +65,13 @@ def rows(scale: Scale, folder: Path) -> list[Item]:
     return found
 
 
-def fewest(scale: Scale, codec: str, rate: int) -> int | None:
-    """Return how many pictures the slow methods on these bytes have, where there are any."""
-    return min(
-        (m.most for m in scale.present() if m.most and m.codec == codec and rate in m.rates),
-        default=None,
-    )
+def fewest(scale: Scale, codec: str) -> int | None:
+    """Return how many pictures the slow methods on a codec's bytes have, where there are any.
+
+    The same at every rate: curves are compared on the same pictures.
+    """
+    counts = [m.most for m in scale.present() if m.most and m.codec == codec]
+    return min((n for n in counts if n < scale.pictures), default=None)
 
 
 def item(
@@ -83,7 +85,8 @@ def item(
     also: int | None = None,
 ) -> Item:
     """Return one measurement as an item; `also` is what else it depends on."""
-    told = mark((), scale.features, *(need.name for need in needs), f"{also}")
+    judge = {f"features-{scale.features}"} & {*zoo.names()}  # the standard one is in no zoo
+    told = mark(judge, scale.features, *(need.name for need in needs), f"{also}")
     name = f"row-{of}-{key.replace(' ', '_').replace(':', '')}-{rate}-{told}"
 
     def measured() -> Row:

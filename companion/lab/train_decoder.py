@@ -3,9 +3,9 @@
 All see the same: crops of the train photos through Hyper's frozen encoders, a rate at random each.
 (`end-to-end` alone has an encoder of its own.)
 All have the same cap of hours at work on the same device, on a processor with one thread.  Where
-in the last fifth of the time so far KID-P on val has improved by less than two in a hundred (not asked in
-the first half, nor of what was measured before critics count, nor of trials), the end of the schedule,
-with its falling learning rate, comes at once.  What differs is in `adversarial` (a
+in the last fifth of the time so far KID-P on val has improved by less than two in a hundred, as two
+measurements in a row say (not asked in the first half, nor of trials), the end of the schedule, with its
+falling learning rate, comes at once.  What differs is in `adversarial` (a
 critic), `diffusing` (the prior's own loss, given the bitstream) and `end_to_end`.
 
 Recorded along the way, of all alike: KID-P, sliced Wasserstein and PSNR on val, and the share of
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Protocol
 
 import torch
@@ -27,7 +28,8 @@ from companion.cell import to_8bit
 from companion.codecs import RATES, learned
 from companion.codecs.models import weights
 from companion.errors import CompanionError
-from companion.lab.adversarial import CRITIC, FULL, Adversarial
+from companion.lab import adversarial, diffusing, end_to_end
+from companion.lab.adversarial import CRITIC, PERCEIVED, Adversarial
 from companion.lab.decoders import DIAL, MOST_REALISM, NAMES, Decoder, Painter, conditions
 from companion.lab.diagnose import symbols_wrong
 from companion.lab.diffusing import Diffusing
@@ -45,6 +47,7 @@ WARM = 200  # steps until the learning rate is reached, after a resume too
 SELDOM = 120.0  # seconds at least between two measurements
 TAIL = 0.15  # of the schedule is left when nothing has been gained
 HELD_OUT_RATES = (1, 3)
+MODELS = (*(f"hyper-{rate}" for rate in RATES), "features-loss")  # that every training stands on
 LEAST_GAIN = 0.02  # of KID-P in the last fifth of the time …
 LEAST_SHARE = 0.5  # … which is not asked before so much of the time is over
 
@@ -105,10 +108,16 @@ class Trainee(Protocol):
 class Trial:
     """A training to choose by: nothing of it is shipped."""
 
-    name: str  # of its run, behind the decoder's
     seconds: float
-    critic: float | None = None  # the weight of the critic, if not the usual
+    critic: float  # G, the weight of the critic
+    perceived: float = PERCEIVED  # P, that of LPIPS-P
     dial: str = DIAL
+
+    @property
+    def name(self) -> str:
+        """Return the name of its run, behind the decoder's."""
+        told = mark(MODELS, *common("hific"), self.seconds)
+        return f"{self.dial}-G{self.critic:g}-P{self.perceived:g}-{told}"
 
 
 def trainee(name: str, trial: Trial | None = None, step: int = 0) -> Trainee:
@@ -124,8 +133,28 @@ def trainee(name: str, trial: Trial | None = None, step: int = 0) -> Trainee:
     return (
         Adversarial(name, seed)
         if trial is None
-        else Adversarial(name, seed, trial.critic, trial.dial)
+        else Adversarial(name, seed, trial.critic, trial.perceived, trial.dial)
     )
+
+
+def common(name: str) -> tuple[object, ...]:
+    """Return what a training depends on beside the models, its weights that are searched for, and its cap."""
+    if name == "diffusion":
+        return diffusing.PEAK, diffusing.MOST_NOISE, Diffusing.shapes
+    found = adversarial.PEAK, adversarial.FIDELITY, Adversarial.shapes
+    if name == "end-to-end":
+        return *found, end_to_end.OVER, end_to_end.UNDER
+    return found
+
+
+def made_by(name: str) -> str:
+    """Return eight digits that change with whatever a training depends on: else it is another run."""
+    if name == "diffusion":
+        prior = {diffusing.SHIPPED} & {*zoo.names()}
+        return mark((*MODELS, *prior), *common(name), CAP)
+    weights = PERCEIVED, CRITIC.get(name, CRITIC["hific"])
+    told = (DIAL,) if name == "multirealism" else ()
+    return mark(MODELS, *common(name), *weights, *told, CAP)
 
 
 class Batches:
@@ -169,8 +198,7 @@ def train(
     if shipping and name in bench_critics.CHOSEN:
         bench_critics.check(name)  # before the hours, not after
     cap = CAP if trial is None else trial.seconds
-    told = mark((), CRITIC.get(name, CRITIC["hific"]), DIAL, cap) if trial is None else trial.name
-    run = Run(f"decoder-{name}-{told}")  # of other settings it is another run
+    run = Run(f"decoder-{name}-{made_by(name) if trial is None else trial.name}")
     state = run.restore() if resume else None
     student = trainee(name, trial, run.step)
     if state is not None:
@@ -202,7 +230,8 @@ def train(
         if over or spent - since_measured >= max(cap / student.points, SELDOM):
             measured = {**student.measured(yardstick), **said}
             run.curve.append({"step": run.step, "seconds": round(spent, 1), **measured})
-            if trial is None and settled(run.curve, cap) and share < 1 - TAIL:
+            at_rest = settled(run.curve, cap) and settled(run.curve[:-1], cap)  # one may be luck
+            if trial is None and at_rest and share < 1 - TAIL:
                 skipped = (1 - TAIL) * cap - spent
             run.curve[-1]["skipped"] = round(skipped, 1)
             bar.set_postfix(measured)
@@ -238,13 +267,13 @@ class Yardstick:
         ]
         return to_8bit(torch.cat(parts))
 
-    def measure(self, paint: Painter) -> dict[str, float]:
+    def measure(self, paint: Painter, rates: tuple[int, ...] = HELD_OUT_RATES) -> dict[str, float]:
         """Return the figures and the share of symbols that change when a decode is compressed again.
 
-        Averages over two rates.
+        Averages over the rates.
         """
         found = []
-        for rate in HELD_OUT_RATES:
+        for rate in rates:
             x = self.painted(paint, rate)
             wrong = float(symbols_wrong(self.codecs[rate], self.targets[rate], x).mean())
             found.append({**self.figures(x), "symbols_wrong": wrong})
@@ -278,17 +307,16 @@ class Yardstick:
 
 
 def settled(curve: list[dict[str, float]], cap: float) -> bool:
-    """Return whether the best KID-P of the last fifth of the time is less than two in a hundred better.
+    """Return whether the mean KID-P of the last fifth of the time is less than two in a hundred better.
 
-    Better than the best before it, since critics count fully.
+    Better than that of the fifth before it: a best of many measurements would be good luck.
     """
     now = curve[-1]["seconds"]
-    late = [point for point in curve if point["seconds"] >= FULL * cap]
-    before = [point["kid_p"] for point in late if point["seconds"] <= 0.8 * now]
-    last = [point["kid_p"] for point in late if point["seconds"] > 0.8 * now]
+    last = [p["kid_p"] for p in curve if 0.8 * now < p["seconds"]]
+    before = [p["kid_p"] for p in curve if 0.6 * now < p["seconds"] <= 0.8 * now]
     if min(len(before), len(last)) < 2 or now < LEAST_SHARE * cap:
         return False
-    return min(last) > min(before) - LEAST_GAIN * abs(min(before))
+    return fmean(last) > fmean(before) - LEAST_GAIN * abs(fmean(before))
 
 
 def ship(name: str, run: Run, student: Trainee, yardstick: Yardstick) -> None:
@@ -307,7 +335,10 @@ def ship(name: str, run: Run, student: Trainee, yardstick: Yardstick) -> None:
         "cap_seconds": CAP,
         "settled": bool(run.curve[-1]["skipped"]),
         "metrics": student.measured(yardstick),
-        "beside": {"mse_decode": yardstick.measure(Decoder())},  # fresh: it adds nothing
+        # A fresh decoder adds nothing to the MSE decode.
+        "beside": {
+            "mse_decode": yardstick.measure(Decoder(), (END_TO_END,) if codec else HELD_OUT_RATES)
+        },
         "mse_decode_minus_it": gaps,
         "a_competitor": all(g["fid_p"]["interval"][0] > 0 for g in gaps),
     }
