@@ -358,10 +358,27 @@ def test_curves_without_a_common_rate_have_no_delta() -> None:
 
     made = [row("hyper", b) for b in (0.1, 0.2, 0.3, 0.4)]
     near = deltas([*made, *(row("elic", b) for b in (0.1, 0.2, 0.3, 0.4))])
-    assert near[0]["bd_psnr"] == pytest.approx(0, abs=1e-9)
+    assert near[0]["bd_psnr"]["value"] == pytest.approx(0, abs=1e-9)
+    assert near[0]["bd_rate"]["value"] == pytest.approx(0, abs=1e-9)
+    assert "interval" not in near[0]["bd_psnr"]  # no photos were told
     (far,) = deltas([*made, *(row("jpeg", b) for b in (1.0, 1.2, 1.3, 1.4))])
-    assert far["bd_psnr"] is None
-    assert "no rates in common" in far["caveat"]
+    assert far["bd_psnr"]["value"] is None
+    assert "no rates in common" in far["bd_psnr"]["caveat"]
+
+
+def test_a_delta_varies_with_the_photos() -> None:
+    def row(method: str, bpp: float, gain: list[float]) -> dict[str, Any]:
+        values = torch.tensor([30 + 10 * bpp + g for g in gain])
+        figures = {name: stored(mean("PSNR", values, [0, 1, 2])) for name in ("psnr", "fid_p")}
+        return {"method": method, "codec": method, "bpp": bpp, "pictures": 3, "drawn": figures}
+
+    rates = (0.1, 0.2, 0.3, 0.4)
+    gain = [1.0, 2.0, 3.0]
+    made = [row("hyper", b, [0.0, 0.0, 0.0]) for b in rates] + [row("elic", b, gain) for b in rates]
+    (found,) = deltas(made)
+    expected = mean("gain", torch.tensor(gain), [0, 1, 2])
+    assert found["bd_psnr"]["value"] == pytest.approx(2.0)
+    assert found["bd_psnr"]["interval"] == pytest.approx(expected.interval)
 
 
 def test_curves_are_of_the_same_pictures() -> None:
@@ -375,7 +392,7 @@ def test_curves_are_of_the_same_pictures() -> None:
     made = [row("hyper", b, 8, few=some, few_bpp=b) for b in rates]
     made += [row("ours-best", b, 4) for b in rates]
     (slow,) = deltas(made)
-    assert slow["bd_fid_p"] == pytest.approx(
+    assert slow["bd_fid_p"]["value"] == pytest.approx(
         30 - 50 - 0.22, abs=0.1
     )  # against the four, not the eight
 

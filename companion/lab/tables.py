@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from companion import zoo
 from companion.errors import CompanionError
 from companion.lab.measure import paired
 from companion.lab.scales import Scale
 from companion.lab.trials import ZETA
-from companion.metrics import bd_quality, shown
+from companion.metrics import Delta, bd_quality, bd_rate, shown
+from companion.metrics.resampling import jackknife
+from companion.metrics.stored import look_up
 
 Row = dict[str, Any]
 OURS, OURS_SLOWLY, ANCHOR, END_TO_END = "ours-fast", "ours-best", "hyper", "hific"
+# What a curve gains: of which figure, measured how.
+DELTAS: dict[str, tuple[str, Callable[..., Delta]]] = {
+    "bd_psnr": ("psnr", bd_quality),
+    "bd_fid_p": ("fid_p", bd_quality),
+    "bd_rate": ("psnr", bd_rate),
+}
+Stored = list[tuple[float, Row]]  # a curve: bits per pixel, and a score as it is stored
 TABLES = ("photos", "graphics", "chains", "crops", "dial")
 
 
@@ -173,12 +184,12 @@ def ablation_differences(rows: Sequence[Row]) -> list[Row]:
 
 
 def deltas(rows: Sequence[Row], anchor: str = ANCHOR) -> list[Row]:
-    """Return BD-PSNR and BD-FID-P of every method with four rates against Hyper's MSE decode."""
+    """Return Bjøntegaard's deltas of every method with four rates against Hyper's MSE decode."""
 
-    def curve(key: tuple[str, str], figure: str, few: bool = False) -> list[tuple[float, float]]:
+    def curve(key: tuple[str, str], figure: str, few: bool = False) -> Stored:
         mine = [r for r in rows if (r["method"], r["codec"]) == key and ("few" in r or not few)]
         bpp, drawn = ("few_bpp", "few") if few else ("bpp", "drawn")
-        return [(r[bpp], r[drawn][figure]["value"]) for r in mine]
+        return [(r[bpp], r[drawn][figure]) for r in mine]
 
     def pictures(key: tuple[str, str]) -> set[int]:
         return {r["pictures"] for r in rows if (r["method"], r["codec"]) == key}
@@ -187,19 +198,35 @@ def deltas(rows: Sequence[Row], anchor: str = ANCHOR) -> list[Row]:
     for key in dict.fromkeys((r["method"], r["codec"]) for r in rows):
         if key == (anchor, anchor) or len(curve(key, "psnr")) < 4:
             continue
+        # FID is biased in the number of pictures: on those that both have.
+        few = pictures(key) != pictures((anchor, anchor))
         row: Row = {"method": key[0], "codec": key[1]}
-        for figure in ("psnr", "fid_p"):
-            try:
-                # FID is biased in the number of pictures: on those that both have.
-                few = pictures(key) != pictures((anchor, anchor))
-                delta = bd_quality(curve((anchor, anchor), figure, few), curve(key, figure))
-            except CompanionError as problem:  # no rates in common
-                row[f"bd_{figure}"], row["overlap"], row["caveat"] = None, 0.0, str(problem)
-                continue
-            row[f"bd_{figure}"] = delta.value
-            row["overlap"], row["caveat"] = delta.overlap, delta.caveat
+        for name, (figure, measure) in DELTAS.items():
+            row[name] = delta(curve((anchor, anchor), figure, few), curve(key, figure), measure)
         found.append(row)
     return found
+
+
+def delta(anchor: Stored, mine: Stored, measure: Callable[..., Delta]) -> Row:
+    """Return one such delta of two curves of stored scores, and its interval over photos."""
+
+    def between(pick: Callable[[Row], float]) -> Delta:
+        return measure(*([(bpp, pick(s)) for bpp, s in curve] for curve in (anchor, mine)))
+
+    try:
+        found = between(lambda s: s["value"])
+        told = {"value": found.value, "overlap": found.overlap, "caveat": found.caveat}
+        scores = [s for _, s in (*anchor, *mine)]
+        photos = {tuple(s.get("ids", ())) for s in scores}
+        if len(photos) == 1 and all("without" in s for s in scores):
+
+            def weighted(w: Tensor) -> float:
+                return between(lambda s: look_up(s["value"], s["without"])(w)).value
+
+            told["interval"] = jackknife(weighted, len(photos.pop()))
+    except CompanionError as problem:  # no rates in common, or no quality at equal rate
+        return {"value": None, "overlap": 0.0, "caveat": str(problem)}
+    return told
 
 
 def complexity(scale: Scale, rows: Sequence[Row]) -> list[Row]:
