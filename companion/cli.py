@@ -51,7 +51,12 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("source", type=Path, help="a .idem or JPEG file, or a folder of them")
     sub.add_argument("target", type=Path, help="the PNG file to write, or a folder for them")
-    sub.add_argument("--mode", choices=("mse", "perceptual"), default="mse")
+    sub.add_argument(
+        "--mode",
+        choices=("mse", "perceptual"),
+        default="mse",
+        help="perceptual: up to 16 megapixels, and 8,192 pixels a side",
+    )
     draw = sub.add_argument_group("of perceptual mode")
     draw.add_argument("--preset", choices=("fast", "best"), help="fast unless said otherwise")
     draw.add_argument("--prior", help="prior (ours), gaussian, a diffusers folder, or a hub name")
@@ -74,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("what", choices=tuple(TRAINED))
     sub.add_argument("name", help="; ".join(f"{k}: {' or '.join(v)}" for k, v in TRAINED.items()))
-    sub.add_argument("--rate", type=int, choices=range(5), action="append", help="of a codec")
+    sub.add_argument("--rate", type=int, choices=range(5), action="append", help="of a codec only")
     sub.add_argument("--fraction", type=float, default=1.0, help="stop early, ship nothing")
     sub.add_argument("--fresh", action="store_true", help="ignore what earlier runs left")
     sub.add_argument(
@@ -92,7 +97,9 @@ def parser() -> argparse.ArgumentParser:
     sub = command(
         "reproduce", commands.reproduce, "compute the results of part IV; resumes by itself"
     )
-    sub.add_argument("--scale", choices=("smoke", "laptop", "full"), default="smoke")
+    sub.add_argument(
+        "--scale", choices=("smoke", "laptop", "full"), default="smoke", help="full: --plan only"
+    )
     sub.add_argument("--out", type=Path, default=Path("results"), help="where the results go")
     sub.add_argument("--plan", action="store_true", help="list the items and the hours; do nothing")
     sub.add_argument("--processes", type=int, default=1, help="that share the work on this machine")
@@ -106,7 +113,8 @@ def parser() -> argparse.ArgumentParser:
     )
     sub = command("bench", commands.bench, "measure, and write the result into the package")
     sub.add_argument("what", choices=("codecs", "jpeg", "truth", "sizes", *LONG))
-    sub.add_argument("--part", default="0/1", help=f"k/n, as above; of {', '.join(LONG)}")
+    spread = f"k/n: every n-th item, from the k-th; of {', '.join(LONG)}"
+    sub.add_argument("--part", default="0/1", help=spread)
     return top
 
 

@@ -293,8 +293,16 @@ def train(arguments: argparse.Namespace) -> int:
     what, name = arguments.what, arguments.name
     if name not in TRAINED[what]:
         raise CompanionError(f"There is no {what} {name!r}: it is {' or '.join(TRAINED[what])}.")
+    given = [k for k, on in (("rate", arguments.rate), ("fresh", arguments.fresh)) if on]
+    given += ["fraction"] if arguments.fraction < 1 else []
+    useless = {*given} - ({"fresh", "fraction"} if name != "gaussian" else set())
+    useless -= {"rate"} if what == "codec" else set()
+    useless |= {*given} if arguments.ship else set()
+    if useless:
+        said = ", ".join(f"--{k}" for k in sorted(useless))
+        raise CompanionError(f"{said}: of no use to `train {what} {name}`.")
     if arguments.ship:
-        if name not in ("diffusion", "gan"):
+        if what != "prior" or name not in ("diffusion", "gan"):
             raise CompanionError("Only the long trainings, of the priors, are shipped unfinished.")
         train_prior.ship() if name == "diffusion" else train_gan.ship_unfinished()
         return 0
@@ -330,15 +338,18 @@ def reproduce(arguments: argparse.Namespace) -> int:
     from companion.lab.work import spread
 
     scale, out, features = arguments.scale, arguments.out, arguments.features
-    if arguments.plan or scale == "full":
-        print(module.plan_of(scale, out))
+    if scale == "full" and not arguments.plan:
+        raise CompanionError("The full scale is only planned: add --plan.")
+    if arguments.plan:
+        print(module.plan_of(scale, out, features))
         return 0
     part = part_of(arguments)
     if arguments.processes > 1:
+        if part != (0, 1):
+            raise CompanionError("--processes makes parts of its own: leave --part out.")
         command = [sys.executable, "-m", "companion.cli", "reproduce", "--scale", scale]
         command += ["--out", str(out), *([] if features is None else ["--features", features])]
         spread(command, arguments.processes)
-        part = (0, 1)  # all is done but to put it together
     if module.reproduce(scale, out, part, features) is None:
         print("This part is done; the results are written by whoever finds all parts done.")
     else:
@@ -360,5 +371,8 @@ def bench(arguments: argparse.Namespace) -> int:
     import importlib
 
     module = importlib.import_module(f"companion.lab.bench_{arguments.what}")
-    module.run(part_of(arguments)) if arguments.what in LONG else module.run()
+    part = part_of(arguments)
+    if arguments.what not in LONG and part != (0, 1):
+        raise CompanionError(f"bench {arguments.what} is done in one piece: leave --part out.")
+    module.run(part) if arguments.what in LONG else module.run()
     return 0

@@ -1,6 +1,6 @@
 """What the parts promise each other.
 
-Toy sources and photographs implement the same five contracts, so the code that is proved right on
+Toy sources and photographs implement the same contracts, so the code that is proved right on
 an exactly solvable source is the code that decodes photographs.
 
 Shapes: toys are ``[N, d]``; photographs are ``[N, 3, H, W]``.  Public pictures are floats in

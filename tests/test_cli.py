@@ -193,6 +193,23 @@ def test_errors_are_sentences(arguments, message, photo: Path, tmp_path: Path, c
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train decoder diffusion --ship", "Only the long trainings"),
+        ("train decoder hific --rate 2", "--rate: of no use"),
+        ("train prior gaussian --fraction 0.1", "--fraction: of no use"),
+        ("train prior diffusion --ship --fresh", "--fresh: of no use"),
+        ("bench codecs --part 1/2", "in one piece"),
+        ("reproduce --processes 2 --part 1/2", "leave --part out"),
+        ("reproduce --scale full", "add --plan"),
+    ],
+)
+def test_no_option_is_ignored(arguments: str, message: str, capsys) -> None:
+    assert main(arguments.split()) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_zoo(capsys) -> None:
     assert main(["zoo"]) == 0
     assert "hyper-1" in capsys.readouterr().out

@@ -75,7 +75,7 @@ def test_every_figure_has_alt_text(notebook):
 def test_notebook_is_what_its_markdown_says(notebook):
     assert notebook.exists(), "run `make notebooks`"
     same = notebook.read_text() == notebook_text(notebook.with_suffix(".md"))
-    assert same, "the .ipynb and the .md differ: run `make notebooks` (or `jupytext --sync`)"
+    assert same, "the .ipynb and the .md differ: run `make notebooks`"
 
 
 def test_notebooks_are_committed_without_outputs():

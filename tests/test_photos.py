@@ -15,6 +15,7 @@ from PIL import Image, ImageCms
 from companion import photos as module
 from companion.errors import PictureError
 from companion.photos import CropSampler, crops, photos, pictures, read_picture, write_png
+from tools.credits import credits_table
 
 
 def credits() -> list[dict[str, str]]:
@@ -37,6 +38,13 @@ def test_every_photo_has_its_credit() -> None:
     listed = {r["name"]: r for r in credits()}
     assert set(listed) == {p.stem for p in module.FOLDER.glob("*.avif")}
     assert all(r["licence"] and (r["author"] or r["source"]) for r in listed.values())
+
+
+def test_every_photo_is_on_the_page_of_credits() -> None:
+    table = credits_table(Path(__file__).parent.parent)
+    every = [p for split in ("train", "val", "test") for p in photos(split)]
+    assert table.count("\n") == len(every) + 2
+    assert all(f"| `{p.name}` | " in table for p in every)
 
 
 def test_a_subject_is_on_one_side_only() -> None:

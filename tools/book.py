@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tools.api import api_page  # noqa: E402
+from tools.credits import credits_table  # noqa: E402
 from tools.execution import Book, environment, fresh_copy  # noqa: E402
 
 
@@ -73,9 +74,10 @@ def site_files(book: Book) -> dict[str, str | Path]:
                 " executes what has changed, then builds."
             )
         files[notebook.relative_to(book.root).as_posix()] = book.executed(notebook)
-    api = book.root / "book" / "api.md"
-    if api.exists():
-        files["book/api.md"] = api.read_text() + "\n" + api_page(book.root)
+    for name, rest in (("api", api_page), ("credits", credits_table)):
+        page = book.root / "book" / f"{name}.md"
+        if page.exists():
+            files[f"book/{name}.md"] = page.read_text() + "\n" + rest(book.root)
     return files
 
 

@@ -99,13 +99,13 @@ def provenance(scale: Scale, features: str | None) -> dict[str, Any]:
     }
 
 
-def plan_of(name: str, out: Path) -> str:
+def plan_of(name: str, out: Path, features: str | None = None) -> str:
     """Return the items of a scale, the hours left, and the models that are missing."""
     if name == "full":
         from companion.lab import full
 
         return full.plan()
-    scale, folder = scale_of(name), out / name
+    scale, folder = scale_of(name, features), out / name
     lines = [plan(rows(scale, folder), folder)]
     absent = scale.absent()
     lines += ["Left out, because models are missing:"] if absent else []
