@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,16 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: "test_chapter_executes" not in item.nodeid)
 
 
-@pytest.fixture(scope="session")
-def root() -> Path:
-    return Path(__file__).parents[1]
+@pytest.fixture
+def own_zoo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """Give a test a zoo and a runs folder of its own; no card of either is remembered."""
+    from companion import zoo
+
+    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
+    monkeypatch.setenv("COMPANION_RUNS", str(tmp_path / "runs"))
+    zoo.card.cache_clear()
+    yield tmp_path
+    zoo.card.cache_clear()
 
 
 @pytest.fixture

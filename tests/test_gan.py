@@ -186,11 +186,8 @@ def test_half_of_the_latents_are_mixed():
 
 
 @pytest.fixture
-def tiny(monkeypatch, tmp_path):
+def tiny(monkeypatch, own_zoo):
     """A training of seconds, whose run and zoo are in a folder of its own."""
-    monkeypatch.setenv("COMPANION_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
-    zoo.card.cache_clear()
     monkeypatch.setattr(gan, "WIDTHS", (8, 8, 8, 8, 8))
     monkeypatch.setattr(gan, "DIMS", 8)
     monkeypatch.setattr(train_gan, "DIMS", 8)
@@ -213,8 +210,7 @@ def tiny(monkeypatch, tmp_path):
         return made
 
     monkeypatch.setattr(train_gan, "CropSampler", sampler)
-    yield tmp_path
-    zoo.card.cache_clear()
+    return own_zoo
 
 
 def state() -> dict[str, torch.Tensor]:

@@ -691,9 +691,8 @@ def test_the_two_networks_differ_in_architecture():
 
 
 @pytest.fixture
-def small_training(monkeypatch, tmp_path):
+def small_training(monkeypatch, own_zoo):
     """Return the training module on textures instead of photos, with a zoo and runs of its own."""
-    from companion import zoo
     from companion.lab import features
     from companion.photos import Pictures
 
@@ -714,8 +713,6 @@ def small_training(monkeypatch, tmp_path):
     for key, value in {"BATCH": 16, "EVERY": 5, "CALIBRATION": 6}.items():
         monkeypatch.setattr(features, key, value)
     monkeypatch.setattr(features, "STEPS", {"loss": 20, "judge": 10})
-    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
-    monkeypatch.setenv("COMPANION_RUNS", str(tmp_path / "runs"))
     network.cache_clear()
     yield features
     network.cache_clear()

@@ -21,7 +21,7 @@ from companion.photos import crops, read_picture
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Callable[[], Any]) -> Path:
+def small(monkeypatch: pytest.MonkeyPatch, own_zoo: Path, tiny: Callable[[], Any]) -> Path:
     """Make the training small, and give it a runs folder and a zoo of its own."""
     for name, value in {"STEPS": 8, "BATCH": 4, "EVERY": 2, "SHEET": 100, "unet": tiny}.items():
         monkeypatch.setattr(train_prior, name, value)
@@ -33,11 +33,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Callable[[], An
     checked = {"levels": (0.1, 1.0), "ours": [0.05, 0.2]}
     monkeypatch.setattr(train_prior, "check_denoising", lambda *a, **k: checked)
     monkeypatch.setattr(train_prior, "CropSampler", Few)
-    monkeypatch.setattr(zoo, "FOLDER", tmp_path / "weights")
-    monkeypatch.setenv("COMPANION_RUNS", str(tmp_path / "runs"))
-    zoo.card.cache_clear()
-    yield tmp_path
-    zoo.card.cache_clear()
+    return own_zoo
 
 
 class Few:
