@@ -193,3 +193,12 @@ def test_seams_are_seen_where_tiles_meet_and_nowhere_else() -> None:
     assert bench_sizes.seams(x, x, 64) == [0.0, 0.0]
     assert min(bench_sizes.seams(x, stepped(0), 64)) > 0.5
     assert max(map(abs, bench_sizes.seams(x, stepped(8), 64))) < 0.05
+
+
+def test_the_most_memory_is_of_what_is_asked_about() -> None:
+    before = bench_sizes.peak(anew=True)
+    much = torch.ones(30_000_000)
+    del much
+    assert 100e6 < bench_sizes.peak() - before < 200e6
+    before = bench_sizes.peak(anew=True)
+    assert bench_sizes.peak() - before < 10e6  # forgotten, as a process would not by itself

@@ -1,16 +1,16 @@
 """`companion bench sizes`: what a perceptual decode takes by the size of the picture, and its seams.
 
-From a crop of the prior's own size to whole photos: seconds by two threads, the memory that the process
-needs at most beyond what opening the models takes, whether the result compresses to its own bytes, and
-whether it jumps where tiles begin and end more than elsewhere.  Each size runs in a process of its own,
-since a process does not forget how much memory it once had.  On an otherwise idle machine.
+From a crop of the prior's own size to whole photos: seconds by two threads, the most memory beyond what is
+held before a decode begins, whether the result compresses to its own bytes, and whether it jumps where
+tiles begin and end more than elsewhere.  Each size runs in a process of its own, so that none finds memory
+that another has left.  On Linux, and an otherwise idle machine.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,12 +51,13 @@ def measured(kind: str) -> dict[str, Any]:
     decode(codec.compress(first)[0], prior, mode="perceptual", preset=PRESET)  # opens everything
     some = material(kind)
     streams = [codec.compress(x)[0] for x in some]
-    before = peak()
-    seconds, exact, joints = [], [], []
+    seconds, exact, joints, most = [], [], [], 0.0
     for x, stream in zip(some, streams, strict=True):
+        before = peak(anew=True)
         since = time.perf_counter()
         done = decode(stream, prior, mode="perceptual", preset=PRESET)
         seconds.append(time.perf_counter() - since)
+        most = max(most, peak() - before)
         exact.append(codec.compress(done.pictures) == [stream])
         joints += seams(x, done.pictures, prior.side)
     return {
@@ -65,7 +66,7 @@ def measured(kind: str) -> dict[str, Any]:
         "sizes": [f"{x.shape[-1]}×{x.shape[-2]}" for x in some],
         "megapixels": sum(x[0, 0].numel() for x in some) / len(some) / 1e6,
         "seconds": sorted(seconds)[len(seconds) // 2],
-        "memory, MB": round((peak() - before) / 1e6),
+        "memory, MB": round(most / 1e6),
         "exact": sum(exact),
         "seams": uncertain(joints) if joints else None,
     }
@@ -77,9 +78,12 @@ def uncertain(values: list[float]) -> dict[str, float]:
     return {"mean": round(float(x.mean()), 4), "error": round(float(x.std() / len(x) ** 0.5), 4)}
 
 
-def peak() -> float:
-    """Return the most memory that this process has had, in bytes."""
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak(*, anew: bool = False) -> float:
+    """Return the most memory that this process has had, in bytes; `anew`: from now on."""
+    if anew:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: what it has now is the most
+    (line,) = (s for s in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in s)
+    return 1024.0 * float(line.split()[1])
 
 
 def seams(x: Tensor, y: Tensor, side: int) -> list[float]:
