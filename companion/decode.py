@@ -21,7 +21,7 @@ from companion.contracts import Boxes, Prior, Record
 from companion.errors import CompanionError, StreamError
 from companion.inversion.descent import Watcher
 from companion.inversion.presets import PRESETS
-from companion.priors.tiles import TiledPrior
+from companion.priors.tiles import fitted
 
 # Quantiser steps from the cell, all latents together: so near nobody is lost.
 CLOSE = 1.0
@@ -148,9 +148,7 @@ def decode(
         raise CompanionError(
             f"A {type(prior).__name__} does not denoise: decoding needs a diffusion or a Gaussian prior."
         )
-    side = getattr(prior, "side", None)
-    if side is not None and tuple(opened.mse.shape[-2:]) != (side, side):
-        prior = TiledPrior(prior, side)
+    prior = fitted(prior, opened.mse.shape[-2:])
     found, records, raw = [], [], []
     for k in range(samples):  # one by one: a picture must not depend on how many were asked for
         drawn, record = PRESETS[preset](prior, opened.cells, seeds=[first + k], watch=watch)

@@ -225,14 +225,20 @@ def _shipped(path: Path) -> Tensor:
 
 
 @functools.cache
-def _formats() -> list[str]:
-    """Return those of `FORMATS` that this installation can read."""
+def load_plugins() -> None:
+    """Let Pillow know all formats that are installed."""
     if not features.check("avif"):  # an older Pillow: the plugin brings its own library
         with suppress(ImportError):
             import pillow_avif  # noqa: F401
     with suppress(ImportError):
         import pillow_jxl  # noqa: F401
     Image.init()
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """Return those of `FORMATS` that this installation can read."""
+    load_plugins()
     return [name for name in FORMATS if name in Image.OPEN]
 
 

@@ -15,7 +15,14 @@ from companion import zoo
 from companion.codecs import RATES, learned
 from companion.codecs.models import Hific
 from companion.errors import CompanionError
-from companion.lab import adversarial, bench_critics, conditional, diffusing, train_decoder
+from companion.lab import (
+    adversarial,
+    bench_critics,
+    conditional,
+    diffusing,
+    train_decoder,
+    yardstick,
+)
 from companion.lab.adversarial import Adversarial, critic_loss, decoder_loss, shown, weight_at
 from companion.lab.critics import CELL, CODES, PatchCritic, PatchNamer
 from companion.lab.decoders import (
@@ -30,7 +37,8 @@ from companion.lab.decoders import (
 from companion.lab.diffusing import Diffusing
 from companion.lab.end_to_end import EndToEnd
 from companion.lab.train_codec import coded
-from companion.lab.train_decoder import Batches, Moment, Trial, settled, trainee
+from companion.lab.train_decoder import Batches, ShortTraining, settled, trainee
+from companion.lab.yardstick import Moment
 from companion.photos import Pictures, crops
 
 
@@ -189,7 +197,7 @@ def small(
         monkeypatch.setattr(kind, "shapes", ((2, 64),))
     held_out = crops("val", 16, size=64, seed=0)
     few = Pictures(held_out.pictures, held_out.photo, ())
-    monkeypatch.setattr(train_decoder, "pictures", lambda *a, **k: few)
+    monkeypatch.setattr(yardstick, "pictures", lambda *a, **k: few)
     shipped: dict[str, dict] = {}
     monkeypatch.setattr(
         zoo, "ship", lambda name, tensors, card, **how: shipped.update({name: card})
@@ -231,7 +239,7 @@ def test_critics_are_weighed_by_short_trainings(
     assert [r["dial"] for r in rows[4:]] == ["fourier", "table"]
     assert all(0 <= r["ranks"] <= 6 for r in rows)
     assert not small  # nothing is shipped
-    student = trainee("hific", Trial(1.0, critic=5.0, perceived=7.0))
+    student = trainee("hific", ShortTraining(1.0, critic=5.0, perceived=7.0))
     assert student.facts() == {"critic_weight": 5.0, "perceived_weight": 7.0, "dial": DIAL}
     names = {trial.name for _, trial in bench_critics.trials()}
     assert len(names) == 5  # HiFiC's and Multi-Realism's are told apart by the decoder's name
@@ -313,12 +321,12 @@ def test_what_has_settled_goes_to_the_end_of_its_schedule(
     monkeypatch.setattr(train_decoder, "SELDOM", 0.0)
     monkeypatch.setattr(Adversarial, "points", 10**9)
     monkeypatch.setattr(train_decoder, "since", lambda clock: 1.0)
-    monkeypatch.setattr(train_decoder.Yardstick, "measure", lambda *a: {"kid_p": 0.2})
+    monkeypatch.setattr(yardstick.Yardstick, "measure", lambda *a: {"kid_p": 0.2})
     monkeypatch.setattr(train_decoder, "CAP", 20.0)
     curve = train_decoder.train("hific", fraction=0.8)
     assert curve[-1]["seconds"] == 11  # half of the time, and once more to be sure
     assert curve[-1]["skipped"] == 6  # to the tail
-    whole = train_decoder.train("hific", trial=Trial(20.0, 0.15), fraction=0.8)
+    whole = train_decoder.train("hific", trial=ShortTraining(20.0, 0.15), fraction=0.8)
     assert whole[-1]["seconds"] == 16  # a trial has its full time: others are held against it
 
 

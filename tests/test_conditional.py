@@ -17,7 +17,8 @@ from companion.lab import conditional, diffusing, train_prior
 from companion.lab.conditional import ConditionalUNet, Told, decode_conditional, draw_given
 from companion.lab.decoders import conditions
 from companion.lab.diffusing import Diffusing
-from companion.lab.train_decoder import Batches, Moment
+from companion.lab.train_decoder import Batches
+from companion.lab.yardstick import Moment
 from companion.photos import crops
 
 

@@ -14,13 +14,14 @@ from companion import zoo
 from companion.cell import to_8bit
 from companion.cli import main
 from companion.codecs import learned
+from companion.decode import default_seed
 from companion.errors import CompanionError
 from companion.lab import ablations, full, scales
 from companion.lab import measure as measure_module
 from companion.lab import reproduce as module
 from companion.lab import work as work_module
 from companion.lab.graphics import graphics
-from companion.lab.jobs import chain, digest, jobs, round_trip
+from companion.lab.jobs import chain, jobs, round_trip
 from companion.lab.methods import Method, gaussian_draws
 from companion.lab.reproduce import reproduce
 from companion.lab.rows import fewest, rows, seen_twice
@@ -181,7 +182,7 @@ def test_a_row_says_what_the_bytes_say(x: Tensor) -> None:
     streams = codec.compress(x)
     result = round_trip(Method("hyper", "hyper", (1,), None, 1.0), 1, x)
     assert result["bytes"].tolist() == [len(s) for s in streams]
-    assert result["digest"].tolist() == [digest(s) for s in streams]
+    assert result["digest"].tolist() == [default_seed(s) for s in streams]
     decodes = codec.decompress(streams)
     assert (result["drawn"].float() / 255 - decodes).abs().max() <= 0.51 / 255
     home = result["projected"].float() / 255
@@ -429,7 +430,7 @@ def test_the_full_scale_lists_its_items_and_what_it_misses(
     capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COMPANION_STANDARD", str(tmp_path))
-    assert main(["reproduce", "--scale", "full"]) == 0
+    assert main(["reproduce", "--scale", "full", "--plan"]) == 0
     told = capsys.readouterr().out
     assert "ffhq-ours-fast-on-elic-0" in told
     assert all(name in told for name in full.FILES)

@@ -24,22 +24,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, features
+from PIL import Image
 from torch import Tensor
 
 from companion.errors import CompanionError, PictureError, StreamError
+from companion.photos import MAX_PIXELS, load_plugins
 
 if TYPE_CHECKING:
     from companion.codecs.jpeg_cells import JpegCells
 
-MAX_PIXELS = 64_000_000
 """Larger pictures are refused, in streams and in tensors."""
 
 
@@ -66,12 +65,7 @@ FORMATS = {
 @lru_cache(maxsize=1)
 def available() -> tuple[str, ...]:
     """Return the formats that this installation of Pillow and its plugins can write and read."""
-    if not features.check("avif"):  # an older Pillow: the plugin brings its own library
-        with suppress(ImportError):
-            import pillow_avif  # noqa: F401
-    with suppress(ImportError):
-        import pillow_jxl  # noqa: F401
-    Image.init()
+    load_plugins()
     return tuple(n for n, f in FORMATS.items() if f.pillow in Image.SAVE and f.pillow in Image.OPEN)
 
 

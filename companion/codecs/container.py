@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from companion.errors import StreamError
+from companion.photos import MAX_PIXELS
 
 MAGIC = b"idm"
 VERSION = 3
 FAMILIES = ("hyper", "elic", "hific")
-MAX_PIXELS = 64_000_000
 MIN_SIDE, MAX_SIDE = 16, 65_535
 FOREIGN = {
     b"\xff\xd8\xff": "a JPEG picture",

@@ -26,7 +26,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from PIL import Image, features
@@ -35,9 +35,6 @@ from torch import Tensor
 from companion.codecs.classical import MAX_PIXELS, Classical, decode, pictures
 from companion.codecs.jpeg_transform import FACTORS
 from companion.errors import StreamError
-
-if TYPE_CHECKING:
-    from companion.codecs.jpeg_cells import JpegCells
 
 MAX_SCANS = 64  # of one file
 MAX_WORK = 10 * MAX_PIXELS  # pixels × scans
@@ -156,12 +153,6 @@ class Jpeg(Classical):
         """Return Pillow's decodes of any accepted files of one size, as stored (not turned)."""
         walks = [_Walk(s, f"Stream {i}") for i, s in enumerate(streams)]
         return pictures([decode(bytes(w.kept), "jpeg") for w in walks])
-
-    def cells(self, streams: list[bytes]) -> JpegCells:
-        """Return the cells of any accepted files of one size and subsampling."""
-        from companion.codecs.jpeg_cells import JpegCells
-
-        return JpegCells.of(streams)
 
 
 class _Walk:

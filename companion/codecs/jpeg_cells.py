@@ -12,7 +12,7 @@ for bits (trellis quantisation) need not, nor one that averages chroma in anothe
 
 from __future__ import annotations
 
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +23,14 @@ from companion.codecs.jpeg import JpegFile, read, read_coefficients, reencode
 from companion.codecs.jpeg_search import inside, search
 from companion.codecs.jpeg_transform import FAR, Grid, walls
 from companion.errors import PictureError, StreamError
+
+
+class Found(NamedTuple):
+    """What a search came to, for each of N pictures."""
+
+    pictures: Tensor  # [N, 3, H, W], 8 bit
+    exact: Tensor  # bool [N]: in the cell?
+    attempts: Tensor  # int [N]: that its worst unit took
 
 
 class JpegCells:
@@ -144,10 +152,11 @@ class JpegCells:
         Only the units that are outside move.  The search runs on the CPU with an exact copy of the
         encoder's arithmetic; what it returns is judged by the encoder itself.
         """
-        return self.search(x)[:2]
+        found = self.search(x)
+        return found.pictures, found.exact
 
-    def search(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what `project` does, and the attempts [N] that each picture's worst unit took."""
+    def search(self, x: Tensor) -> Found:
+        """Do what `project` does, and say what it took."""
         self._check(x)
         if not torch.isfinite(x).all():
             raise PictureError("A picture holds values that are not finite numbers.")
@@ -163,7 +172,7 @@ class JpegCells:
             units[outside], tries[outside] = search(grid, units[outside], *wall, kind[outside])
             moved = grid.join(units.view(len(x), -1, grid.pixels, 3))
             eight = moved.to(device=x.device, dtype=x.dtype) / 255
-        return eight, self.contains(eight), tries.view(len(x), -1).amax(1)
+        return Found(eight, self.contains(eight), tries.view(len(x), -1).amax(1))
 
     def _check(self, x: Tensor) -> None:
         size = (len(self), 3, self.grid.height, self.grid.width)

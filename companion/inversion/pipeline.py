@@ -22,7 +22,7 @@ from companion.errors import CompanionError
 from companion.inversion.descent import Watcher
 from companion.inversion.presets import PRESETS, ours
 from companion.priors.diffusion import DiffusionPrior, bfloat16_is_fast
-from companion.priors.tiles import TiledPrior
+from companion.priors.tiles import fitted
 
 
 class IdempotentPipeline(DiffusionPipeline):
@@ -82,9 +82,8 @@ class IdempotentPipeline(DiffusionPipeline):
         if quick is None:
             quick = self.unet.dtype == torch.float32 and bfloat16_is_fast()
         for cells, seeds, grey in batches:
-            prior: Any = DiffusionPrior(self.unet, self.scheduler, errors=errors, autocast=quick)
-            if cells.decodes().shape[-2:] != (prior.side, prior.side):
-                prior = TiledPrior(prior, prior.side)
+            own = DiffusionPrior(self.unet, self.scheduler, errors=errors, autocast=quick)
+            prior = fitted(own, cells.decodes().shape[-2:])
             drawn, record = ours(
                 prior, cells, steps=num_inference_steps, seeds=seeds, watch=callback
             )

@@ -22,10 +22,10 @@ from companion.codecs.models import converse, grid_of, straight_through_round
 from companion.codecs.strips import in_strips
 from companion.contracts import Record
 from companion.lab.methods import Method, by_sampler
-from companion.lab.trials import ZETA
+from companion.lab.trials import CODEC, ZETA
 from companion.lab.work import recipe
 
-CODEC, RATE = "hyper", 1
+FAMILY, RATE = CODEC  # where ζ was searched for
 SHARPNESS = 5.0  # of the soft rounding
 Rounding = Callable[[Tensor], Tensor]
 
@@ -94,9 +94,9 @@ def ablation(
     call = partial(found, steps=steps, **options)
     return Method(
         f"ablation {name}",
-        CODEC,
+        FAMILY,
         (RATE,),
-        partial(by_sampler, codec=CODEC, sampler=call, prior=prior),
+        partial(by_sampler, codec=FAMILY, sampler=call, prior=prior),
         seconds * steps,
         needs=(prior,),
         random=True,
@@ -107,7 +107,7 @@ def ablation(
 
 def mse_decode() -> Method:
     """Return the MSE decode, which every ablation is seen beside."""
-    return Method("ablation none: MSE decode", CODEC, (RATE,), None, 0.1)
+    return Method("ablation none: MSE decode", FAMILY, (RATE,), None, 0.1)
 
 
 def everything(steps: int = 50) -> list[Method]:

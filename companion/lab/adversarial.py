@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +31,9 @@ from companion import zoo
 from companion.lab.averaging import average
 from companion.lab.critics import CODES, PatchCritic, PatchNamer
 from companion.lab.decoders import DIAL, MOST_REALISM, Decoder, Painter
+from companion.lab.yardstick import Moment, Yardstick
 from companion.metrics import lpips, network
 from companion.photos import CropSampler
-
-if TYPE_CHECKING:
-    from companion.lab.train_decoder import Moment, Yardstick
 
 # Pictures of a batch and their side, in turn.
 SHAPES: tuple[tuple[int, int], ...] = ((8, 128), (2, 256))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +18,10 @@ from tqdm import tqdm
 from companion import zoo
 from companion.codecs import RATES, learned
 from companion.codecs.classical import Classical, available
-from companion.lab.runs import write_result
+from companion.lab.runs import RESULTS, write_result
 from companion.photos import pictures
 
-RESULT = Path(zoo.FOLDER).parent / "results" / "codecs.json"
+RESULT = RESULTS / "codecs.json"
 QUALITIES = {
     "jpeg": (5, 10, 20, 35, 50, 65, 80),
     "webp": (1, 5, 15, 30, 50, 65, 80),

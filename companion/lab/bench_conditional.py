@@ -13,15 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.bench_critics import rank
 from companion.lab.choices import check_choice
 from companion.lab.conditional import END, START, STEPS, conditional_decoder, draw_given
-from companion.lab.runs import runs_folder, write_result
-from companion.lab.train_decoder import HELD_OUT_RATES, Yardstick
+from companion.lab.runs import RESULTS, runs_folder, write_result
 from companion.lab.work import Item, mark, results_of
+from companion.lab.yardstick import HELD_OUT_RATES, Yardstick
 
-RESULT = CODECS_RESULT.with_name("conditional.json")
+RESULT = RESULTS / "conditional.json"
 RATE = HELD_OUT_RATES[0]
 MODELS = ("decoder-diffusion", f"hyper-{RATE}", "features-loss")
 STARTS, ENDS, MORE_STEPS = (0.5, 1.0, 2.0, 4.0), (0.004, 0.05, 0.1, 0.2), (8, 40)

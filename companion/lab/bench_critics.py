@@ -20,14 +20,13 @@ from torch import Tensor
 
 from companion.errors import CompanionError
 from companion.lab.adversarial import CRITIC, PERCEIVED
-from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.choices import check_choice
 from companion.lab.decoders import DIAL
-from companion.lab.runs import runs_folder, write_result
-from companion.lab.train_decoder import MODELS, Trial, train
+from companion.lab.runs import RESULTS, runs_folder, write_result
+from companion.lab.train_decoder import MODELS, ShortTraining, train
 from companion.lab.work import Item, mark, results_of
 
-RESULT = CODECS_RESULT.with_name("critics.json")
+RESULT = RESULTS / "critics.json"
 # Around the papers' 0.15 and 0.008.
 WEIGHTS = {"hific": (0.05, 0.15, 0.5), "illm": (0.008, 0.03, 0.1)}
 PERCEPTIONS = (0.05, 0.2, 1.0)
@@ -39,11 +38,15 @@ SIGNS = {"kid_p": 1, "sliced_wasserstein": 1, "psnr_at_0": -1}  # the last: the 
 CHOSEN = (*WEIGHTS, "multirealism", "end-to-end")  # whose settings are chosen here
 
 
-def trials() -> list[tuple[str, Trial]]:
+def trials() -> list[tuple[str, ShortTraining]]:
     """Return whose training is tried, and how."""
-    found = [("hific", Trial(SECONDS, CRITIC["hific"], p)) for p in PERCEPTIONS]
-    found += [(name, Trial(SECONDS, w)) for name, weights in WEIGHTS.items() for w in weights]
-    found += [("multirealism", Trial(SECONDS, CRITIC["multirealism"], dial=d)) for d in DIALS]
+    found = [("hific", ShortTraining(SECONDS, CRITIC["hific"], p)) for p in PERCEPTIONS]
+    found += [
+        (name, ShortTraining(SECONDS, w)) for name, weights in WEIGHTS.items() for w in weights
+    ]
+    found += [
+        ("multirealism", ShortTraining(SECONDS, CRITIC["multirealism"], dial=d)) for d in DIALS
+    ]
     return list(dict.fromkeys(found))
 
 
@@ -52,7 +55,7 @@ def items() -> list[Item]:
     return [Item(f"{n}-{t.name}", partial(curve_of, n, t), 1.3 * t.seconds) for n, t in trials()]
 
 
-def curve_of(name: str, trial: Trial) -> dict[str, Tensor]:
+def curve_of(name: str, trial: ShortTraining) -> dict[str, Tensor]:
     """Return what a short training came to, measurement by measurement: a whole one, never resumed."""
     curve = train(name, trial=trial, resume=False)
     kept = ("step", "seconds", "psnr", "symbols_wrong", *SIGNS)

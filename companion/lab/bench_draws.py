@@ -16,18 +16,17 @@ import torch
 from torch import Tensor
 
 from companion.codecs import learned
-from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.bench_inversion import draw, material
 from companion.lab.diagnose import diagnose
-from companion.lab.runs import runs_folder, write_result
-from companion.lab.trials import CODEC, GAN, RATE, ZETA, Stage, Trial, grid, ours
+from companion.lab.runs import RESULTS, runs_folder, write_result
+from companion.lab.trials import CODEC, GAN, GUIDANCE, ZETA, Stage, Trial, grid, ours
 from companion.lab.work import Item, mark, measurement, results_of, unpacked
 
-RESULT = CODECS_RESULT.with_name("draws.json")
+RESULT = RESULTS / "draws.json"
 CROPS, DRAWS = 64, 4
 TRIALS = (
     *grid("dps", (100,), zeta=ZETA[100]),
-    *grid("dsg", (50,), rate=RATE),
+    *grid("dsg", (50,), rate=GUIDANCE),
     *grid("proximal", (20,), domain="picture"),
     *grid("proximal", (20,), domain="latent"),
     *grid("proximal", (20,), domain="cell", margin=0.25),

@@ -11,7 +11,6 @@ and after.  And one codec's crops are drawn by either preset, to compare the two
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,13 @@ from companion.codecs import RATES, learned
 from companion.codecs.neural import Learned
 from companion.decode import decode, default_seed
 from companion.inversion.presets import PRESETS
-from companion.lab.bench_codecs import RESULT as CODECS_RESULT
-from companion.lab.runs import runs_folder, write_result
-from companion.lab.work import Item, mark, measurement, recipe, results_of, unpacked
+from companion.lab.runs import RESULTS, runs_folder, write_result
+from companion.lab.work import Item, joined, mark, measurement, recipe, results_of, unpacked
 from companion.metrics import Score, difference, embed, fid, kid, network, psnr
 from companion.photos import Pictures, crops, pictures
 from companion.priors import DiffusionPrior, diffusion_prior
 
-RESULT = CODECS_RESULT.with_name("exactness.json")
+RESULT = RESULTS / "exactness.json"
 CROPS, SHARD, BATCH = 2000, 250, 32
 FOLLOWED, GENERATIONS = 16, 50
 SIDE, WHOLE = 256, None  # of whole pictures, and how many: all
@@ -73,7 +71,7 @@ def once(family: str, rate: int, x: Tensor, preset: str = PRESET) -> dict[str, T
     for some in x.split(BATCH):
         streams = codec.compress(some)
         parts.append(sample(codec, prior, streams, [default_seed(s) for s in streams], preset))
-    return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+    return joined(parts)
 
 
 def often(family: str, rate: int, x: Tensor) -> dict[str, Tensor]:
@@ -143,17 +141,11 @@ def followed(real: Pictures) -> Tensor:
     return real.pictures[:: len(real) // FOLLOWED][:FOLLOWED]
 
 
-def joined(parts: Sequence[Item], folder: Path) -> dict[str, Tensor]:
-    """Return the results of items, in order, as one."""
-    found = [part.result(folder) for part in parts]
-    return {k: torch.cat([f[k] for f in found]) for k in found[0]}
-
-
 def row(
     family: str, rate: int, real: Pictures, draws: list[Item], chained: Item, folder: Path
 ) -> dict[str, Any]:
     """Return what is told of one codec at one rate."""
-    found = joined(draws, folder)
+    found = joined([d.result(folder) for d in draws])
     drawn, home, inside, same, slack, steps, repairs = (
         found[k]
         for k in ("drawn", "home", "drawn inside", "same bytes", "slack", "steps", "repairs")
@@ -203,7 +195,7 @@ def row(
 
 def wholes(trips: list[Item], folder: Path) -> dict[str, Any]:
     """Return what is told of whole pictures for one codec at one rate."""
-    found = joined(trips, folder)
+    found = joined([t.result(folder) for t in trips])
     return {
         "pictures": len(trips),
         "drawn inside": int(found["drawn inside"].sum()),
@@ -220,7 +212,7 @@ def presets(real: Pictures, ways: dict[str, list[Item]], folder: Path) -> dict[s
     told: dict[str, Any] = {"codec": learned(*COMPARED).name}
     fids = {}
     for preset, draws in ways.items():
-        found = joined(draws, folder)
+        found = joined([d.result(folder) for d in draws])
         x = found["home"].float() / 255
         fake = embed(net, x, photo)
         fids[preset] = fid(original, fake)

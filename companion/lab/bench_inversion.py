@@ -24,9 +24,8 @@ from torch import Tensor
 from companion import inversion, zoo
 from companion.cell import LatentCells, to_8bit
 from companion.codecs import learned
-from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.choices import check_choice
-from companion.lab.runs import runs_folder, write_result
+from companion.lab.runs import RESULTS, runs_folder, write_result
 from companion.lab.trials import CODEC, CROP, GAN, LONG, PHOTOS, SEARCH, SHORT, TABLE, Stage, Trial
 from companion.lab.work import Item, mark, results_of
 from companion.metrics import (
@@ -42,10 +41,10 @@ from companion.metrics import (
 )
 from companion.photos import Pictures, crops
 from companion.priors import diffusion_prior, gan_prior
-from companion.priors.tiles import TiledPrior
+from companion.priors.tiles import fitted
 
-RESULT = CODECS_RESULT.with_name("inversion.json")
-SEARCHED = CODECS_RESULT.with_name("inversion-search.json")
+RESULT = RESULTS / "inversion.json"
+SEARCHED = RESULTS / "inversion-search.json"
 
 
 @functools.cache
@@ -105,7 +104,7 @@ def prior_of(trial: Trial, side: int) -> Any:
         return gan_prior()
     prior = diffusion_prior()
     prior.autocast = True  # bfloat16, on every machine
-    return prior if side == prior.side else TiledPrior(prior, prior.side)
+    return fitted(prior, (side, side))
 
 
 def measure(
@@ -163,7 +162,7 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
     """Do a part of the search and of the table; whoever finds a stage done writes its result."""
     folder = runs_folder() / "inversion" / mark((learned(*CODEC).name, "prior", "gan"))
     for stage, path in stages():
-        if not measured(stage, path):
+        if not is_measured(stage, path):
             results = results_of(items(stage), folder, part)
             if results is None:
                 return
@@ -171,7 +170,7 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
         check_choices(stage, json.loads(path.read_text())["rows"])
 
 
-def measured(stage: Stage, path: Path) -> bool:
+def is_measured(stage: Stage, path: Path) -> bool:
     """Return whether the result of just these trials, with just these weights, is there."""
     if not path.exists():
         return False

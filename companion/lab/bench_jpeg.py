@@ -21,12 +21,11 @@ from tqdm import tqdm
 
 from companion.codecs.classical import pixels
 from companion.codecs.jpeg import Jpeg, reference_encoder
-from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.bench_codecs import psnr
-from companion.lab.runs import commit, write_result
+from companion.lab.runs import RESULTS, commit, write_result
 from companion.photos import pictures
 
-RESULT = CODECS_RESULT.with_name("jpeg_cells.json")
+RESULT = RESULTS / "jpeg_cells.json"
 QUALITIES = (10, 30, 50, 75, 90, 95)
 SAMPLINGS = ("4:4:4", "4:2:0")
 STARTS = ("decode", "noisy original")

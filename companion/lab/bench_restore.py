@@ -17,17 +17,16 @@ from torch import Tensor
 from companion.codecs.jpeg import Jpeg
 from companion.decode import decode
 from companion.inversion.presets import PRESETS
-from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.jobs import eight
 from companion.lab.measure import figures, paired
-from companion.lab.runs import runs_folder, write_result
-from companion.lab.work import Item, mark, measurement, recipe, results_of, unpacked
+from companion.lab.runs import RESULTS, runs_folder, write_result
+from companion.lab.work import Item, joined, mark, measurement, recipe, results_of, unpacked
 from companion.metrics import shown
 from companion.metrics.wasserstein import laplacian_pyramid
 from companion.photos import Pictures, pictures
 from companion.priors import diffusion_prior
 
-RESULT = CODECS_RESULT.with_name("restored.json")
+RESULT = RESULTS / "restored.json"
 QUALITIES = (5, 10, 20, 30, 50)
 SAMPLING = "4:2:0"  # what cameras and the web write
 COUNT, SHARD = 48, 4
@@ -83,7 +82,7 @@ def measured(quality: int, real: Pictures, needs: list[Item], folder: Path) -> d
 
 def row(quality: int, real: Pictures, parts: list[dict[str, Tensor]]) -> dict[str, Any]:
     """Return what is told of one quality."""
-    found = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+    found = joined(parts)
     told: dict[str, Any] = {
         "quality": quality,
         "pictures": len(real),

@@ -20,13 +20,12 @@ from tqdm import tqdm
 from companion.codecs import learned
 from companion.decode import decode
 from companion.inversion.presets import PRESETS
-from companion.lab.bench_codecs import RESULT as CODECS_RESULT
-from companion.lab.runs import write_result
+from companion.lab.runs import RESULTS, write_result
 from companion.photos import crops, photos, pictures
 from companion.priors import diffusion_prior
 from companion.priors.tiles import TiledPrior
 
-RESULT = CODECS_RESULT.with_name("sizes.json")
+RESULT = RESULTS / "sizes.json"
 CODEC, PRESET, THREADS = ("hyper", 1), "fast", 2
 COUNTS = {"crop": 8, "picture": 4, "photo": 3}
 

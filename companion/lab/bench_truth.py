@@ -21,11 +21,10 @@ from tqdm import tqdm
 
 from companion.inversion import dps, dsg, exact, proximal, soft
 from companion.inversion.presets import ours
-from companion.lab.bench_codecs import RESULT as CODECS_RESULT
-from companion.lab.runs import write_result
+from companion.lab.runs import RESULTS, write_result
 from companion.sources import Gaussian, Mixture, Posterior, QuantiserCells, UniformQuantiser
 
-RESULT = CODECS_RESULT.with_name("truth.json")
+RESULT = RESULTS / "truth.json"
 DRAWS, STEPS, DIRECTIONS = 1000, (5, 10, 20, 40, 80), 64
 # Tried in the other cell: ζ, in deviations of the source, and the share of guidance, at most 1.
 ZETAS, RATES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6), (0.05, 0.1, 0.2, 0.4, 0.8, 1.0)

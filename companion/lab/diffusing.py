@@ -7,7 +7,7 @@ own hours come on top of the cap, and its card says that it was so.  Kept is the
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,9 @@ from companion.errors import WeightsError
 from companion.lab.conditional import STEPS, ConditionalUNet, Told, draw_given
 from companion.lab.decoders import Painter
 from companion.lab.train_prior import DECAY, scheduler, v_loss
+from companion.lab.yardstick import Moment, Yardstick
 from companion.priors import diffusion_prior
 from companion.priors.diffusion import SHIPPED
-
-if TYPE_CHECKING:
-    from companion.lab.train_decoder import Moment, Yardstick
 
 # Pictures of a batch and their side, in turn.
 SHAPES: tuple[tuple[int, int], ...] = ((16, 64), (4, 128))

@@ -12,7 +12,7 @@ than its target, here what Hyper spends, and small while it spends less: its byt
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +35,9 @@ from companion.lab.averaging import average
 from companion.lab.critics import PatchCritic
 from companion.lab.diagnose import symbols_wrong
 from companion.lab.train_codec import LAMBDAS, coded
+from companion.lab.yardstick import Moment, Yardstick
 from companion.metrics import lpips, network
 from companion.photos import CropSampler
-
-if TYPE_CHECKING:
-    from companion.lab.train_decoder import Moment, Yardstick
 
 RATE = 1
 PEAK = 2e-4

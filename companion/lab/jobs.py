@@ -8,7 +8,6 @@ of a change in the code it knows nothing: after one, begin in another folder.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from companion.decode import default_seed
 from companion.lab.diagnose import symbols_wrong
 from companion.lab.methods import LEARNED, Method
 from companion.lab.scales import CROP, RATE, Scale, material
-from companion.lab.work import Item
+from companion.lab.work import Item, joined
 from companion.metrics import psnr
 
 SEEDS_APART = 100_000  # between the draws of one crop
@@ -107,7 +106,7 @@ def jobs(scale: Scale) -> list[Job]:
             for k in range(draws_of(scale, method)):
                 add("crops", method, rate, scale.crops, CROPS_AT_ONCE, k)
     for method in scale.present_ablations():
-        add("crops", method, RATE, scale.crops, CROPS_AT_ONCE, 0)
+        add("crops", method, method.rates[0], scale.crops, CROPS_AT_ONCE, 0)
     return found
 
 
@@ -153,7 +152,7 @@ def round_trip(
     result = {
         "drawn": eight(y),
         "bytes": torch.tensor([len(s) for s in streams]),
-        "digest": torch.tensor([digest(s) for s in streams]),
+        "digest": torch.tensor([default_seed(s) for s in streams]),
         "seconds": torch.tensor([encoding / len(x), decoding / len(x)]),
     }
     if isinstance(coder, Learned):
@@ -179,11 +178,6 @@ def round_trip(
         luck = [first[k] for k in others] if method.random else None
         change[others] = closeness(y[others], method.decode(rate, again, luck))
     return result | {"change": change}
-
-
-def digest(data: bytes) -> int:
-    """Return the first six bytes of a file's sha256. (The CRC32 of what ends in its own is constant.)"""
-    return int.from_bytes(hashlib.sha256(data).digest()[:6], "big")
 
 
 def chain(
@@ -237,11 +231,11 @@ def gathered(
         for j in jobs(scale)
         if (j.of, j.method.key, j.rate, j.draw) == (of, method.key, rate, draw)
     ]
-    joined = {k: torch.cat([p[k] for p in parts]) for k in parts[0] if k != "seconds"}
+    found = joined([{k: v for k, v in p.items() if k != "seconds"} for p in parts])
     if "seconds" in parts[0]:
         # The median: the first item of a process also opens the models.
-        joined["seconds"] = torch.stack([p["seconds"] for p in parts]).median(0).values
+        found["seconds"] = torch.stack([p["seconds"] for p in parts]).median(0).values
     for name in ("drawn", "projected", "raw"):
-        if name in joined:
-            joined[name] = to_8bit(joined[name].float() / 255)
-    return joined
+        if name in found:
+            found[name] = to_8bit(found[name].float() / 255)
+    return found

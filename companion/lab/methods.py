@@ -27,11 +27,11 @@ from companion.inversion.presets import PRESETS
 from companion.lab.bench_codecs import QUALITIES
 from companion.lab.trials import PHOTO_ZETA, ZETA
 from companion.lab.work import mark, recipe
-from companion.priors.tiles import TiledPrior
+from companion.priors.tiles import fitted
 
 # (rate, streams, seeds or None: the bytes decide) -> 8-bit pictures [N, 3, H, W]; with them, if the
 # decoder brings its pictures into their cells, what they were before
-Decoder = Callable[[int, list[bytes], list[int] | None], Tensor | tuple[Tensor, Tensor]]
+Decode = Callable[[int, list[bytes], list[int] | None], Tensor | tuple[Tensor, Tensor]]
 LEARNED = ("hyper", "elic", "hific")
 
 
@@ -42,7 +42,7 @@ class Method:
     name: str
     codec: str
     rates: tuple[int, ...]
-    decoder: Decoder | None  # None: the codec's own
+    decoder: Decode | None  # None: the codec's own
     seconds: float  # a picture of 256×256 on one core, roughly
     most: int | None = None  # pictures, where it is slow
     needs: tuple[str, ...] = ()  # models of the zoo, beside the codec
@@ -126,10 +126,9 @@ def by_sampler(
 ) -> Tensor:
     """Return what a sampler comes to, not brought into the cells; 32 crops of the prior's size at once."""
     luck = [default_seed(s) for s in streams] if seeds is None else seeds
-    cells, law = learned(codec, rate).cells(streams), opened(prior)
-    side, at_once = getattr(law, "side", None), 32
-    if side is not None and cells.size != (side, side):
-        law, at_once = TiledPrior(law, side), 1
+    cells, whole = learned(codec, rate).cells(streams), opened(prior)
+    law = fitted(whole, cells.size)
+    at_once = 32 if law is whole else 1
     parts = [
         sampler(law, cells[slice(k, k + at_once)], seeds=luck[k : k + at_once])[0]
         for k in range(0, len(luck), at_once)

@@ -13,18 +13,17 @@ from typing import Any
 
 from companion import zoo
 from companion.errors import CompanionError
-from companion.lab.bench_codecs import RESULT as CODECS_RESULT
 from companion.lab.bench_conditional import RESULT as CONDITIONAL_RESULT
 from companion.lab.bench_inversion import stages as inversion_stages
 from companion.lab.claims import verdicts
 from companion.lab.measure import extractor, perceiver
 from companion.lab.rows import rows
-from companion.lab.runs import write_result
+from companion.lab.runs import RESULTS, write_result
 from companion.lab.scales import Scale, scale_of
 from companion.lab.tables import tables
 from companion.lab.work import plan, results_of, unpacked
 
-RESULT = CODECS_RESULT.with_name("laptop.json")  # where the book keeps them: `--out` its folder
+RESULT = RESULTS / "laptop.json"  # where the book keeps them: `--out` its folder
 
 
 def reproduce(

@@ -22,6 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from companion import zoo
+
+RESULTS = zoo.FOLDER.parent / "results"  # what benches store, and chapters draw
+
 
 def runs_folder() -> Path:
     """Return where trainings keep their checkpoints."""
@@ -125,8 +129,6 @@ def write_result(
     path: Path, command: str, rows: Any, *, weights: Iterable[str] = (), **facts: Any
 ) -> None:
     """Write what was measured, and where it comes from; `weights` names the models it stands on."""
-    from companion import zoo
-
     result = {
         "command": command,
         "commit": commit(),

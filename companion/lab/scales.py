@@ -16,11 +16,12 @@ from companion.errors import CompanionError
 from companion.lab import ablations
 from companion.lab.graphics import graphics
 from companion.lab.methods import Method, baselines, everything, gaussian_draws
+from companion.lab.trials import CODEC
 from companion.photos import Pictures, crops, pictures
 
 CROP = 64  # the side of crops
 FIXED = 32  # pictures whose figures are stored one by one, for the live check of the chapter
-RATE = 1  # where there is one only: of crops, of domains, of the dial
+RATE = CODEC[1]  # where there is one only: of crops, of domains, of the dial
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ BATCH = 32  # crops at once
 # the whole picture, so of one and the same push each pixel gets a quarter.
 ZETA = {50: 4.8, 100: 2.4, 250: 4.8, 1000: 2.4}
 PHOTO_ZETA = {100: 4.8}
-RATE = 0.1
+GUIDANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ SEARCH = Stage(
         *ours(6, 8, 12, inner=8),
         *ours(8, inner=16),
     ),
-    chosen=(("dps", 250, "zeta", ZETA[250]), ("dsg", 50, "rate", RATE)),
+    chosen=(("dps", 250, "zeta", ZETA[250]), ("dsg", 50, "rate", GUIDANCE)),
 )
 SHORT = Stage(
     *("val", 32, "loss"),
@@ -124,7 +124,7 @@ TABLE = Stage(
     (
         MSE,
         *(trial for n in (100, 1000) for trial in zetas((ZETA[n],), n)),
-        *grid("dsg", (50,), rate=RATE),
+        *grid("dsg", (50,), rate=GUIDANCE),
         *grid("proximal", (20,), domain="picture"),
         *grid("proximal", (10, 20, 50), domain="latent"),
         *grid("proximal", (20,), domain="cell", margin=0.25),

@@ -61,6 +61,11 @@ class Item:
         return float(load_file(self.file(folder))[TOOK])
 
 
+def joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return results of parts of a batch as those of the whole."""
+    return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+
+
 def part_of(items: Sequence[Item], part: tuple[int, int]) -> list[Item]:
     """Return part k of n of the list, every n-th item, so that parts are alike."""
     k, n = part

@@ -7,6 +7,8 @@ picture and go down the noise levels together, so they cannot drift apart into d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -53,6 +55,12 @@ class TiledPrior:
         """Return where tiles begin so that they cover `length`, overlapping evenly."""
         count = 1 + -(-(length - self.side) // (self.side - self.overlap))
         return torch.linspace(0, length - self.side, count).round().int().tolist()
+
+
+def fitted(prior: Prior, size: Sequence[int]) -> Prior:
+    """Return a prior for pictures of this size: itself where it takes them, else laid over them."""
+    side = getattr(prior, "side", None)
+    return prior if side is None or tuple(size) == (side, side) else TiledPrior(prior, side)
 
 
 def mirrored(x: Tensor, rows: int, columns: int) -> Tensor:
