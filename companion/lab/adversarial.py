@@ -1,13 +1,13 @@
 """Decoders trained against a critic: HiFiC-, ILLM- and Multi-Realism-style.  The losses:
 
-    hific    M·MSE + P·LPIPS-P + G·(non-saturating, patch critic that sees the latents)
-    illm     M·MSE + P·LPIPS-P + G·(cross-entropy to the names of the original's patches)
-    multirealism  M·MSE + β·(P·LPIPS-P + G·(as hific)),  β ~ U(0, 5.12), the decoder told β
+    hific    M·MSE + Λ·LPIPS-P + G·(non-saturating, patch critic that sees the latents)
+    illm     M·MSE + Λ·LPIPS-P + G·(cross-entropy to the names of the original's patches)
+    multirealism  M·MSE + β·(Λ·LPIPS-P + G·(as hific)),  β ~ U(0, 5.12), the decoder told β
 
-M is ILLM's 150, which is also HiFiC's.  P and G, the weights of LPIPS-P and of the critic, are chosen on
+M is ILLM's 150, which is also HiFiC's.  Λ and G, the weights of LPIPS-P and of the critic, are chosen on
 val by short trainings: `bench_critics`, and no decoder is trained for the zoo with others.  (In the papers
-P is 1, but of LPIPS, whose numbers are smaller than those of our features.)  At β = 1 Multi-Realism's loss
-is HiFiC's, whose weights it takes.  The critic learns alone at first, and then counts more and more.
+Λ is 1, but of LPIPS, whose numbers are others.)  At β = 1 Multi-Realism's loss is HiFiC's, whose weights it
+takes.  The critic learns alone at first, and then counts more and more.
 LPIPS-P is taken on the *loss* features; the *judge* features are never seen.  Shipped is the running
 average of the decoder's weights.
 
@@ -40,7 +40,7 @@ SHAPES: tuple[tuple[int, int], ...] = ((8, 128), (2, 256))
 PEAK = 2e-4
 ALONE, FULL = 0.1, 0.2  # of the training: until when the critic learns alone, when it counts fully
 FIDELITY = 150.0  # M
-PERCEIVED = 0.2  # P
+PERCEIVED = 0.2  # Λ
 CRITIC = {"hific": 0.15, "illm": 0.03}  # G
 CRITIC["multirealism"] = CRITIC["hific"]
 NAMER_STEPS = 2_000

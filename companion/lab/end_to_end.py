@@ -3,7 +3,7 @@
 The other competitors decode Hyper's bytes.  Here encoder, latent model and decoder are trained
 together, from Hyper's weights at one rate, for the same time and by the same losses with bits added:
 
-    w·bits per pixel + M·MSE + P·LPIPS-P + G·(as `hific`)
+    w·bits per pixel + M·MSE + Λ·LPIPS-P + G·(as `hific`)
 
 As in HiFiC (Mentzer et al., NeurIPS 2020, appendix A.2) w is large while the codec spends more bits
 than its target, here what Hyper spends, and small while it spends less: its bytes stay comparable.

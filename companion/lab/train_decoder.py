@@ -54,14 +54,14 @@ class ShortTraining:
 
     seconds: float
     critic: float  # G, the weight of the critic
-    perceived: float = PERCEIVED  # P, that of LPIPS-P
+    perceived: float = PERCEIVED  # Λ, that of LPIPS-P
     dial: str = DIAL
 
     @property
     def name(self) -> str:
         """Return the name of its run, behind the decoder's."""
         told = mark(MODELS, *common("hific"), self.seconds)
-        return f"{self.dial}-G{self.critic:g}-P{self.perceived:g}-{told}"
+        return f"{self.dial}-G{self.critic:g}-L{self.perceived:g}-{told}"
 
 
 def trainee(name: str, trial: ShortTraining | None = None, step: int = 0) -> Trainee:
