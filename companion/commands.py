@@ -171,7 +171,12 @@ def verify_one(stream: Path, picture: Path) -> int:
 def info(arguments: argparse.Namespace) -> int:
     """Run `companion info`."""
     todo = pairs(arguments.stream, Path(), (".idem",), "")
-    return each(todo, "info", lambda path, _: describe(path))
+
+    def one(path: Path, _: Path) -> None:
+        print(*([] if path is todo[0][0] else [""]), f"file         {path}", sep="\n")
+        describe(path)
+
+    return each(todo, "info", one)
 
 
 def describe(path: Path) -> None:
@@ -182,7 +187,6 @@ def describe(path: Path) -> None:
     data = path.read_bytes()
     stream = unpack(data, source=str(path))
     bpp = 8 * len(data) / (stream.height * stream.width)
-    print(f"file         {path}")
     print(f"picture      {stream.width}×{stream.height}")
     print(f"codec        {stream.codec}, weights {stream.fingerprint.hex()}")
     print(f"size         {len(data):,} bytes, {bpp:.3f} bits per pixel")

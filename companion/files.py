@@ -23,7 +23,7 @@ def pairs(
     """Return (from, to) for one file, or for every file of a folder that has one of the kinds.
 
     What is written for `to` has its name with these endings.  No file may be written twice, nor over
-    a file that is read; into the folder it reads from, a command writes new files only.
+    a file that is read; into a folder that it reads from, a command writes new files only.
     """
     if not source.exists():
         raise CompanionError(f"{source} does not exist.")
@@ -35,9 +35,12 @@ def pairs(
             )
         if not path.parent.is_dir():
             raise CompanionError(f"{path} cannot be written: there is no folder {path.parent}.")
+        beside = target.is_dir() and target.samefile(source.parent)
         for out in outputs(path, endings) if kind else ():
             if out.exists() and out.samefile(source):
                 raise CompanionError(f"{source} would be written over: choose another target.")
+            if out.exists() and beside:
+                raise CompanionError(f"{out} is there already: name the target, or another folder.")
         return [(source, path)]
     found = sorted(p for p in source.iterdir() if is_one_of(p, kinds))
     if not found:

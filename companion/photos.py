@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import functools
 import io
-import struct
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
@@ -279,7 +278,7 @@ def _turned(image: Image.Image) -> Image.Image:
     """Return a picture as its EXIF data say that it is to be held; as it is where they are broken."""
     try:
         return ImageOps.exif_transpose(image)
-    except (SyntaxError, ValueError, struct.error):
+    except Exception:  # whatever Pillow says of bytes that are no EXIF
         return image
 
 

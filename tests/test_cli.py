@@ -59,6 +59,9 @@ def test_nothing_that_is_read_is_written_over(photo: Path, tmp_path: Path, capsy
     assert main(["decompress", str(named_png), str(named_png)]) == 2
     assert "written over" in capsys.readouterr().err
     assert named_png.read_bytes() == data
+    assert main(["compress", str(photo), str(tmp_path)]) == 0
+    assert main(["decompress", str(tmp_path / "photo.idem"), str(tmp_path)]) == 2
+    assert "photo.png is there already" in capsys.readouterr().err
     for target in ("photo.png", "new", "nowhere/photo.idem"):
         assert main(["compress", str(photo), str(tmp_path / target)]) == 2
     told = capsys.readouterr().err

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from companion import cell, zoo
 from companion.cell import LatentCells, to_8bit
 from companion.codecs import RATES, codec_of, container, learned, strips
+from companion.codecs.classical import pixels
 from companion.codecs.frozen import frozen
 from companion.codecs.neural import Learned
 from companion.errors import PictureError, StreamError, WeightsError
@@ -78,6 +79,8 @@ def test_compress_rounds_to_8_bit_first(test_crops: Tensor) -> None:
 def test_sixteen_bit_numbers_are_the_pictures_that_they_round_to(test_crops: Tensor) -> None:
     x = test_crops[:4]
     for kind in (torch.float16, torch.bfloat16):
+        there = torch.from_numpy(pixels(x.to(kind))).permute(0, 3, 1, 2)
+        assert torch.equal((to_8bit(x.to(kind)) * 255).round(), there.float())
         assert torch.equal(to_8bit(x.to(kind)), to_8bit(x.to(kind).float()))
 
 

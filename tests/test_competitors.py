@@ -237,7 +237,6 @@ def test_critics_are_weighed_by_short_trainings(
     tried = [(r["weight"], r["perceived"]) for r in rows]
     assert tried == [(0.15, 0.2), (0.15, 7.0), (0.0, 0.2), (5.0, 0.2), *[(0.15, 0.2)] * 2]
     assert [r["dial"] for r in rows[4:]] == ["fourier", "table"]
-    assert all(0 <= r["ranks"] <= 6 for r in rows)
     assert not small  # nothing is shipped
     student = trainee("hific", ShortTraining(1.0, critic=5.0, perceived=7.0))
     assert student.facts() == {"critic_weight": 5.0, "perceived_weight": 7.0, "dial": DIAL}
@@ -261,12 +260,13 @@ def test_no_competitor_is_trained_with_other_settings_than_were_found(
     with pytest.raises(CompanionError, match="bench critics` first"):
         train_decoder.train("hific")
 
-    def found(*ranks: int, more_perceived: int = 3) -> None:
-        tried = [*zip((0.05, 0.15, 0.5), [0.2] * 3, ranks, strict=True)]
+    def found(*costs: int, more_perceived: int = 3) -> None:
+        tried = [*zip((0.05, 0.15, 0.5), [0.2] * 3, costs, strict=True)]
         tried += [(0.15, 0.05, 3), (0.15, 1.0, more_perceived)]
         rows = [
-            {"name": "hific", "weight": w, "perceived": p, "ranks": r, "sliced_wasserstein": 1.0}
-            for w, p, r in tried
+            {"name": "hific", "weight": w, "perceived": p, "dial": DIAL}
+            | {"kid_p": cost, "sliced_wasserstein": cost}
+            for w, p, cost in tried
         ]
         bench_critics.RESULT.write_text(json.dumps({"rows": rows}))
 
@@ -286,6 +286,11 @@ def test_no_competitor_is_trained_with_other_settings_than_were_found(
     monkeypatch.setattr(bench_critics, "CRITIC", {"hific": 0.3})
     found(2, 0, 1)
     with pytest.raises(CompanionError, match="CRITIC says"):
+        bench_critics.check("hific")
+    # What was varied around other settings decides nothing, and says so.
+    monkeypatch.setattr(bench_critics, "CRITIC", {"hific": 0.15})
+    monkeypatch.setattr(bench_critics, "PERCEIVED", 0.05)
+    with pytest.raises(CompanionError, match="run it again"):
         bench_critics.check("hific")
 
 

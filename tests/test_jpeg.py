@@ -428,6 +428,16 @@ def test_a_file_is_ycbcr_by_its_header_not_by_its_names() -> None:
     assert torch.equal(Jpeg().decompress([bytes(renamed)]), Jpeg().decompress([data]))
 
 
+def test_only_headers_that_decoders_believe_are_kept() -> None:
+    (data,) = file_of("4:4:4", 90, scenes(1, 16, 24))
+    short = b"\xff\xe0" + (7).to_bytes(2, "big") + b"JFIF\0"  # too short to count
+    bare = b"\xff\xee" + (7).to_bytes(2, "big") + b"Adobe"
+    wanted = Jpeg().decompress([data])
+    at = data.index(b"\xff\xdb")
+    for extra in (short, bare, short + bare):
+        assert torch.equal(Jpeg().decompress([data[:at] + extra + data[at:]]), wanted)
+
+
 def patched(data: bytes, marker: int, offset: int, value: int) -> bytes:
     at = data.index(bytes([0xFF, marker]))
     return data[: at + offset] + bytes([value]) + data[at + offset + 1 :]

@@ -382,6 +382,24 @@ def test_a_delta_varies_with_the_photos() -> None:
     assert found["bd_psnr"]["interval"] == pytest.approx(expected.interval)
 
 
+def test_a_delta_that_hangs_on_one_photo_has_no_interval() -> None:
+    """Its rate at equal quality is defined with all photos, and not without the last."""
+
+    def row(method: str, bpp: float, values: list[float]) -> dict[str, Any]:
+        score = stored(mean("PSNR", torch.tensor(values), [0, 1, 2]))
+        figures = {"psnr": score, "fid_p": score}
+        return {"method": method, "codec": method, "bpp": bpp, "pictures": 3, "drawn": figures}
+
+    rates = (0.1, 0.2, 0.3, 0.4)
+    curve = ([31.0, 31.0, 31.0], [30.9, 30.9, 34.0], [33.0, 33.0, 34.0], [34.0, 34.0, 35.0])
+    made = [row("hyper", b, [30 + 10 * b] * 3) for b in rates]
+    made += [row("elic", b, values) for b, values in zip(rates, curve, strict=True)]
+    (found,) = deltas(made)
+    assert found["bd_rate"]["value"] is not None
+    assert "interval" not in found["bd_rate"]
+    assert "interval" in found["bd_psnr"]
+
+
 def test_curves_are_of_the_same_pictures() -> None:
     def row(method: str, bpp: float, pictures: int, **more: Any) -> dict[str, Any]:
         figures = {"psnr": {"value": 30 + bpp}, "fid_p": {"value": 30 - bpp}}

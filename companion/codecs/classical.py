@@ -39,8 +39,6 @@ from companion.photos import MAX_PIXELS, load_plugins
 if TYPE_CHECKING:
     from companion.codecs.jpeg_cells import JpegCells
 
-"""Larger pictures are refused, in streams and in tensors."""
-
 
 @dataclass(frozen=True)
 class Format:
@@ -80,6 +78,7 @@ def pixels(x: Tensor) -> np.ndarray:
     x = x.detach()
     if not torch.isfinite(x).all():
         raise PictureError("A picture holds values that are not finite numbers.")
+    x = x.float() if x.element_size() < 4 else x  # 16 bits cannot tell all levels apart
     eight = (x.clamp(0, 1) * 255).round().to(torch.uint8)
     return np.ascontiguousarray(eight.permute(0, 2, 3, 1).cpu().numpy())
 

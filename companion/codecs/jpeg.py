@@ -42,7 +42,11 @@ MOST_PROFILE = 2**19  # bytes of a colour profile
 _READER = "turbo210"  # the newest libjpeg-turbo that jpeglib brings
 _LOCK = threading.RLock()  # jpeglib's version and the process's stderr are global
 _WARNINGS = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression")
-_REMARKS = ("Caution: quantization tables", "Invalid SOS parameters")  # harmless
+# Harmless.
+_REMARKS = (
+    *("Caution: quantization tables", "Invalid SOS parameters"),
+    *("Unknown Adobe color transform", "Warning: unknown JFIF revision"),
+)
 _NOT_READ = {
     0xC3: "is lossless JPEG",
     **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xDE, 0xDF), "is hierarchical JPEG"),
@@ -264,15 +268,17 @@ class _Walk:
 
     def _application(self, marker: int, body: bytes) -> bool:
         """Note what an application says; return whether decoders need it to know the colours."""
-        if marker == 0xE0 and body.startswith(b"JFIF\0"):
+        if marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 14:
             self.jfif = True
-        elif marker == 0xE1 and body.startswith(b"Exif\0\0"):
+            return True
+        if marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
+            self.adobe = body[11]
+            return True
+        if marker == 0xE1 and body.startswith(b"Exif\0\0"):
             self.exif = self.exif or body
         elif marker == 0xE2 and body.startswith(b"ICC_PROFILE\0"):
             self.icc[body[12] if len(body) > 13 else 0] = body[14:]
-        elif marker == 0xEE and body.startswith(b"Adobe") and len(body) > 11:
-            self.adobe = body[11]
-        return (marker == 0xE0 and self.jfif) or (marker == 0xEE and self.adobe >= 0)
+        return False
 
     def _check_whole(self) -> None:
         if not self.scans:

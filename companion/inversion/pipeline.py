@@ -79,8 +79,8 @@ class IdempotentPipeline(DiffusionPipeline):
         found = []
         errors = self.config.errors  # type: ignore[attr-defined]
         quick = self.config.autocast  # type: ignore[attr-defined]
-        if quick is None:
-            quick = self.unet.dtype == torch.float32 and bfloat16_is_fast()
+        quick = bfloat16_is_fast() if quick is None else quick
+        quick = quick and self.unet.dtype == torch.float32  # other weights run as they are
         for cells, seeds, grey in batches:
             own = DiffusionPrior(self.unet, self.scheduler, errors=errors, autocast=quick)
             prior = fitted(own, cells.decodes().shape[-2:])

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from companion.lab.bench_critics import rank
-from companion.lab.choices import check_choice
+from companion.lab.choices import check_choice, tried
 from companion.lab.conditional import END, START, STEPS, conditional_decoder, draw_given
 from companion.lab.runs import RESULTS, runs_folder, write_result
 from companion.lab.work import Item, mark, results_of
@@ -59,17 +58,13 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
         {**told, **{k: float(v) for k, v in result.items()}}
         for told, result in zip(settings(), results.values(), strict=True)
     ]
-    rank(rows)
     for row in rows:
         print("  ".join(f"{k} {v:g}" for k, v in row.items()))
     told = f"every fourth val picture of 256×256, rate {RATE}"
     write_result(RESULT, "companion bench conditional", rows, weights=MODELS, pictures=told)
-    for name, chosen in (("start", START), ("end", END)):
-        other = "end" if name == "start" else "start"
-        usual = {"start": START, "end": END}[other]
-        tried = {
-            r[name]: (r["ranks"], r["sliced_wasserstein"])
-            for r in rows
-            if (r[other], r["steps"]) == (usual, STEPS)
-        }
-        check_choice(f"{name} of the conditional decoder", tried, chosen, "conditional")
+    grids = {"start": {START, *STARTS}, "end": {END, *ENDS}}
+    usual = {"start": START, "end": END, "steps": STEPS}
+    for name, grid in grids.items():
+        others = {k: v for k, v in usual.items() if k != name}
+        found = tried(rows, name, grid, **others)
+        check_choice(f"{name} of the conditional decoder", found, usual[name], "conditional")

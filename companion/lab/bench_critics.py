@@ -20,7 +20,7 @@ from torch import Tensor
 
 from companion.errors import CompanionError
 from companion.lab.adversarial import CRITIC, PERCEIVED
-from companion.lab.choices import check_choice
+from companion.lab.choices import SIGNS, check_choice, tried
 from companion.lab.decoders import DIAL
 from companion.lab.runs import RESULTS, runs_folder, write_result
 from companion.lab.train_decoder import MODELS, ShortTraining, train
@@ -32,7 +32,6 @@ WEIGHTS = {"hific": (0.05, 0.15, 0.5), "illm": (0.008, 0.03, 0.1)}
 PERCEPTIONS = (0.05, 0.2, 1.0)
 DIALS = ("fourier", "table")
 SECONDS = 1_200.0
-SIGNS = {"kid_p": 1, "sliced_wasserstein": 1, "psnr_at_0": -1}  # the last: the more the better
 
 
 CHOSEN = (*WEIGHTS, "multirealism", "end-to-end")  # whose settings are chosen here
@@ -73,8 +72,6 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
         end = {k: v[-3:].mean().item() for k, v in result.items()}
         told = {"weight": trial.critic, "perceived": trial.perceived, "dial": trial.dial}
         rows.append({"name": name, **told, **end})
-    for name in (*WEIGHTS, "multirealism"):
-        rank([row for row in rows if row["name"] == name])
     for row in rows:
         print("  ".join(f"{k} {v}" for k, v in row.items()))
     write_result(
@@ -88,16 +85,6 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
         check(name)
 
 
-def rank(rows: list[dict[str, Any]]) -> None:
-    """Write into each row the sum of its ranks by all figures that it has."""
-    for row in rows:
-        row["ranks"] = sum(
-            sum(sign * other[figure] < sign * row[figure] for other in rows)
-            for figure, sign in SIGNS.items()
-            if figure in row
-        )
-
-
 def check(name: str) -> None:
     """Refuse to train a competitor with other settings than were found best for it."""
     if not RESULT.exists():
@@ -108,15 +95,13 @@ def check(name: str) -> None:
         check("hific")  # whose weights they take
     rows = [row for row in json.loads(RESULT.read_text())["rows"] if row["name"] == name]
 
-    def tried(varied: str, **others: Any) -> dict[Any, Any]:
-        same = [r for r in rows if all(r[k] == v for k, v in others.items())]
-        return {r[varied]: (r["ranks"], r["sliced_wasserstein"]) for r in same}
-
+    mine = {"perceived": PERCEIVED, "dial": DIAL}
     if name == "multirealism":
-        check_choice("dial of multirealism", tried("dial"), DIAL, "decoders.DIAL")
+        found = tried(rows, "dial", DIALS, weight=CRITIC[name], perceived=PERCEIVED)
+        check_choice("dial of multirealism", found, DIAL, "decoders.DIAL")
     elif name in WEIGHTS:
-        weights = tried("weight", perceived=PERCEIVED)
-        check_choice(f"weight of {name}'s critic", weights, CRITIC[name], "adversarial.CRITIC")
+        found = tried(rows, "weight", WEIGHTS[name], **mine)
+        check_choice(f"weight of {name}'s critic", found, CRITIC[name], "adversarial.CRITIC")
     if name == "hific":
-        weights = tried("perceived", weight=CRITIC[name])
-        check_choice("weight of LPIPS-P", weights, PERCEIVED, "adversarial.PERCEIVED")
+        found = tried(rows, "perceived", PERCEPTIONS, weight=CRITIC[name], dial=DIAL)
+        check_choice("weight of LPIPS-P", found, PERCEIVED, "adversarial.PERCEIVED")

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from companion.errors import CompanionError
+
+SIGNS = {"kid_p": 1, "sliced_wasserstein": 1, "psnr_at_0": -1}  # the last: the more the better
+
+
+def ranks(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> int:
+    """Return the sum of a row's ranks among rows by all figures that it has, the less the better."""
+    return sum(
+        sum(sign * other[figure] < sign * row[figure] for other in rows)
+        for figure, sign in SIGNS.items()
+        if figure in row
+    )
+
+
+def tried(
+    rows: Sequence[Mapping[str, Any]], varied: str, grid: Collection[Any], **others: Any
+) -> dict[Any, Any]:
+    """Return what each value of one setting costs, the others being these; refuse an older search."""
+    same = [r for r in rows if all(r[k] == v for k, v in others.items()) and r[varied] in grid]
+    if {r[varied] for r in same} != set(grid):
+        told = ", ".join(f"{k} {v}" for k, v in others.items())
+        raise CompanionError(
+            f"The search of {varied} is of other settings than {told}: run it again."
+        )
+    return {r[varied]: (ranks(r, same), r["sliced_wasserstein"]) for r in same}
 
 
 def check_choice(what: str, tried: Mapping[Any, Any], chosen: Any, where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
@@ -215,17 +216,19 @@ def delta(anchor: Stored, mine: Stored, measure: Callable[..., Delta]) -> Row:
 
     try:
         found = between(lambda s: s["value"])
-        told = {"value": found.value, "overlap": found.overlap, "caveat": found.caveat}
-        scores = [s for _, s in (*anchor, *mine)]
-        photos = {tuple(s.get("ids", ())) for s in scores}
-        if len(photos) == 1 and all("without" in s for s in scores):
-
-            def weighted(w: Tensor) -> float:
-                return between(lambda s: look_up(s["value"], s["without"])(w)).value
-
-            told["interval"] = jackknife(weighted, len(photos.pop()))
-    except CompanionError as problem:  # no rates in common, or no quality at equal rate
+    except CompanionError as problem:  # no rates in common, or no rate at equal quality
         return {"value": None, "overlap": 0.0, "caveat": str(problem)}
+    told: Row = {"value": found.value, "overlap": found.overlap, "caveat": found.caveat}
+    scores = [s for _, s in (*anchor, *mine)]
+    photos = {tuple(s.get("ids", ())) for s in scores}
+    if len(photos) == 1 and all("without" in s for s in scores):
+
+        def weighted(w: Tensor) -> float:
+            return between(lambda s: look_up(s["value"], s["without"])(w)).value
+
+        # Without some photo a curve may not be one: then there is no interval.
+        with suppress(CompanionError):
+            told["interval"] = jackknife(weighted, len(photos.pop()))
     return told
 
 

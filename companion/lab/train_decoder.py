@@ -60,7 +60,7 @@ class ShortTraining:
     @property
     def name(self) -> str:
         """Return the name of its run, behind the decoder's."""
-        told = mark(MODELS, *common("hific"), self.seconds)
+        told = mark(MODELS, *common("illm"), self.seconds)
         return f"{self.dial}-G{self.critic:g}-L{self.perceived:g}-{told}"
 
 
@@ -84,11 +84,13 @@ def trainee(name: str, trial: ShortTraining | None = None, step: int = 0) -> Tra
 def common(name: str) -> tuple[object, ...]:
     """Return what a training depends on beside the models, its weights that are searched for, and its cap."""
     if name == "diffusion":
-        return diffusing.PEAK, diffusing.MOST_NOISE, Diffusing.shapes
-    found = adversarial.PEAK, adversarial.FIDELITY, Adversarial.shapes
+        return SEED, diffusing.PEAK, diffusing.MOST_NOISE, Diffusing.shapes
+    a = adversarial
+    found = SEED, a.FIDELITY, a.ALONE, a.FULL, Adversarial.shapes
     if name == "end-to-end":
-        return *found, end_to_end.OVER, end_to_end.UNDER
-    return found
+        e = end_to_end
+        return *found, e.PEAK, e.OVER, e.UNDER, e.MEMORY, e.USUAL
+    return *found, a.PEAK, a.NAMER_STEPS if name == "illm" else 0
 
 
 def made_by(name: str) -> str:
