@@ -72,6 +72,12 @@ def test_every_figure_has_alt_text(notebook):
 
 
 @each_chapter
+def test_a_glue_key_is_used_once(notebook):
+    keys = re.findall(r'glue\("([^"{]+)"', notebook.with_suffix(".md").read_text())
+    assert sorted(keys) == sorted(set(keys))
+
+
+@each_chapter
 def test_notebook_is_what_its_markdown_says(notebook):
     assert notebook.exists(), "run `make notebooks`"
     same = notebook.read_text() == notebook_text(notebook.with_suffix(".md"))
