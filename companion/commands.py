@@ -216,14 +216,13 @@ def train(arguments: argparse.Namespace) -> int:
     what, name = arguments.what, arguments.name
     if name not in TRAINED[what]:
         raise CompanionError(f"There is no {what} {name!r}: it is {' or '.join(TRAINED[what])}.")
-    given = [k for k, on in (("rate", arguments.rate), ("fresh", arguments.fresh)) if on]
-    given += ["fraction"] if arguments.fraction < 1 else []
-    useless = {*given} - ({"fresh", "fraction"} if name != "gaussian" else set())
-    useless -= {"rate"} if what == "codec" else set()
-    useless |= {*given} if arguments.ship else set()
-    if useless:
-        said = ", ".join(f"--{k}" for k in sorted(useless))
-        raise CompanionError(f"{said}: of no use to `train {what} {name}`.")
+    if not 0 < arguments.fraction <= 1:
+        raise CompanionError(f"A fraction is above 0 and at most 1, not {arguments.fraction:g}.")
+    given = {"rate": arguments.rate, "fresh": arguments.fresh, "fraction": arguments.fraction < 1}
+    long = name != "gaussian" and not arguments.ship
+    useful = {"rate": what == "codec" and not arguments.ship, "fresh": long, "fraction": long}
+    if useless := [f"--{option}" for option, on in given.items() if on and not useful[option]]:
+        raise CompanionError(f"{', '.join(useless)}: of no use to `train {what} {name}`.")
     if arguments.ship:
         if what != "prior" or name not in ("diffusion", "gan"):
             raise CompanionError("Only the long trainings, of the priors, are shipped unfinished.")

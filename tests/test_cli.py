@@ -203,6 +203,7 @@ def test_errors_are_sentences(arguments, message, photo: Path, tmp_path: Path, c
         ("train decoder hific --rate 2", "--rate: of no use"),
         ("train prior gaussian --fraction 0.1", "--fraction: of no use"),
         ("train prior diffusion --ship --fresh", "--fresh: of no use"),
+        ("train codec hyper --fraction 1.5", "at most 1"),
         ("bench codecs --part 1/2", "in one piece"),
         ("reproduce --processes 2 --part 1/2", "leave --part out"),
         ("reproduce --scale full", "add --plan"),

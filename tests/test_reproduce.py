@@ -16,7 +16,7 @@ from companion.cli import main
 from companion.codecs import learned
 from companion.decode import default_seed
 from companion.errors import CompanionError
-from companion.lab import ablations, full, scales
+from companion.lab import ablations, bench_conditional, bench_inversion, full, scales, trials
 from companion.lab import measure as measure_module
 from companion.lab import reproduce as module
 from companion.lab import work as work_module
@@ -243,13 +243,26 @@ def test_curves_are_compared_on_the_same_pictures() -> None:
 def test_no_test_picture_is_seen_before_all_is_chosen(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(module, "inversion_stages", lambda: [(None, tmp_path / "no.json")])
-    with pytest.raises(CompanionError, match="bench inversion` is not finished"):
+    search = tmp_path / "search.json"
+    monkeypatch.setattr(bench_inversion, "stages", lambda: [(trials.PHOTOS, search)])
+    with pytest.raises(CompanionError, match="search is not finished: run `companion bench inv"):
         module.reproduce("laptop", tmp_path)
-    (tmp_path / "no.json").touch()
+
+    def found(best: float) -> None:
+        rows = [
+            {"sampler": t.sampler, "steps": t.steps, "options": t.options}
+            | {"projected": {"kid_p": {"value": abs(t.options["zeta"] - best)}}}
+            for t in trials.PHOTOS.trials
+        ]
+        search.write_text(json.dumps({"weights": {}, "rows": rows}))
+
+    found(best=9.6)
+    with pytest.raises(CompanionError, match=r"best zeta .* is 9.6"):  # a search, and not heeded
+        module.reproduce("laptop", tmp_path)
+    found(best=trials.PHOTO_ZETA[100])
     monkeypatch.setattr(module.zoo, "names", lambda: ["decoder-diffusion"])
-    monkeypatch.setattr(module, "CONDITIONAL_RESULT", tmp_path / "none.json")
-    with pytest.raises(CompanionError, match="bench conditional` is not finished"):
+    monkeypatch.setattr(bench_conditional, "RESULT", tmp_path / "none.json")
+    with pytest.raises(CompanionError, match="bench conditional` first"):
         module.reproduce("laptop", tmp_path)
 
 

@@ -7,12 +7,14 @@ carefully as ours.  The least sum of the ranks by KID-P and by sliced Wasserstei
 from __future__ import annotations
 
 import itertools
+import json
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from companion.errors import CompanionError
 from companion.lab.choices import check_choice, tried
 from companion.lab.conditional import END, START, STEPS, conditional_decoder, draw_given
 from companion.lab.runs import RESULTS, runs_folder, write_result
@@ -62,6 +64,16 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
         print("  ".join(f"{k} {v:g}" for k, v in row.items()))
     told = f"every fourth val picture of 256×256, rate {RATE}"
     write_result(RESULT, "companion bench conditional", rows, weights=MODELS, pictures=told)
+    check()
+
+
+def check() -> None:
+    """Refuse to draw with other settings than were found best."""
+    if not RESULT.exists():
+        raise CompanionError(
+            "Where draws start and end has not been chosen: run `companion bench conditional` first."
+        )
+    rows = json.loads(RESULT.read_text())["rows"]
     grids = {"start": {START, *STARTS}, "end": {END, *ENDS}}
     usual = {"start": START, "end": END, "steps": STEPS}
     for name, grid in grids.items():

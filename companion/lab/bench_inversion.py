@@ -24,6 +24,7 @@ from torch import Tensor
 from companion import inversion, zoo
 from companion.cell import LatentCells, to_8bit
 from companion.codecs import learned
+from companion.errors import CompanionError
 from companion.lab.choices import check_choice
 from companion.lab.runs import RESULTS, runs_folder, write_result
 from companion.lab.trials import CODEC, CROP, GAN, LONG, PHOTOS, SEARCH, SHORT, TABLE, Stage, Trial
@@ -170,6 +171,15 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
         check_choices(stage, json.loads(path.read_text())["rows"])
 
 
+def check(stage: Stage, path: Path) -> None:
+    """Refuse a search that is not finished, or that found other settings best."""
+    if not is_measured(stage, path):
+        raise CompanionError(
+            f"The search of {path.stem} is not finished: run `companion bench inversion` first."
+        )
+    check_choices(stage, json.loads(path.read_text())["rows"])
+
+
 def is_measured(stage: Stage, path: Path) -> bool:
     """Return whether the result of just these trials, with just these weights, is there."""
     if not path.exists():
@@ -213,8 +223,7 @@ def check_choices(stage: Stage, rows: Sequence[dict[str, Any]]) -> None:
 def rows_of(stage: Stage, results: Sequence[dict[str, Tensor]]) -> list[dict[str, Any]]:
     """Return the measurements of all trials, in order; print them.
 
-    `beyond` is a row's FID-P minus that of the longest DPS, and `beyond_best` minus that of the DPS with
-    the least, on the same pictures.
+    `beyond` is a row's FID-P minus that of the longest DPS, on the same pictures.
     """
     real, cells = material(stage.split, stage.count, stage.side)
     each, rows, scores = len(results) // len(stage.trials), [], []
@@ -227,10 +236,8 @@ def rows_of(stage: Stage, results: Sequence[dict[str, Tensor]]) -> list[dict[str
         show(row)
     paper = [k for k, row in enumerate(rows) if row["sampler"] == "dps"]
     longest = max(paper, key=lambda k: (rows[k]["steps"], -scores[k].value))
-    best = min(paper, key=lambda k: scores[k].value)
     for row, score in zip(rows, scores, strict=True):
         row["beyond"] = difference(score, scores[longest]).as_dict()
-        row["beyond_best"] = difference(score, scores[best]).as_dict()
     return rows
 
 

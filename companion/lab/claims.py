@@ -122,7 +122,8 @@ CLAIMS = (
     Claim(
         "MSE at most twice",
         "The perceptual decode's MSE is at most twice the MSE decode's.",
-        f"At most {MOST_DB:.2f} dB of pooled MSE at every rate; partly: at {PARTLY_SHARE:.0%} of them.",
+        f"At most {MOST_DB:.2f} dB of pooled MSE at every rate, at least {ENOUGH_RATES}; partly: at "
+        f"{PARTLY_SHARE:.0%} of them.",
         psnr_within,
     ),
     Claim(

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from companion import zoo
-from companion.errors import CompanionError
-from companion.lab.bench_conditional import RESULT as CONDITIONAL_RESULT
-from companion.lab.bench_inversion import stages as inversion_stages
+from companion.lab import bench_conditional, bench_inversion
 from companion.lab.claims import verdicts
 from companion.lab.measure import extractor, perceiver
 from companion.lab.rows import rows
@@ -49,13 +47,9 @@ def reproduce(
 
 def check_searched() -> None:
     """Refuse to look at test pictures before all settings have been searched for on val."""
-    searches = {"inversion": inversion_stages()[-1][1], "conditional": CONDITIONAL_RESULT}
-    for bench, path in searches.items():
-        needed = bench == "inversion" or "decoder-diffusion" in zoo.names()
-        if needed and not path.exists():
-            raise CompanionError(
-                f"The search of `companion bench {bench}` is not finished: run it before this."
-            )
+    bench_inversion.check(*bench_inversion.stages()[-1])
+    if "decoder-diffusion" in zoo.names():
+        bench_conditional.check()
 
 
 def result_file(name: str, out: Path, features: str | None = None) -> Path:
