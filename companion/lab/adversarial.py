@@ -121,17 +121,19 @@ class Adversarial:
             fake = nets.decoder(mse, y_hat, told, beta)
         fake = fake.float()
         seen = shown(fake)
-        real_scores, fake_scores = nets.critic(x, y_hat), nets.critic(seen.detach(), y_hat)
+        with accelerator.autocast():
+            real_scores, fake_scores = nets.critic(x, y_hat), nets.critic(seen.detach(), y_hat)
         names = None if nets.namer is None else nets.namer.labels(x)
-        loss = critic_loss(real_scores, fake_scores, names)
+        loss = critic_loss(real_scores.float(), fake_scores.float(), names)
         self.theirs.zero_grad()
         accelerator.backward(loss)
         self.theirs.step()
 
         nets.critic.requires_grad_(False)
-        scores = nets.critic(seen, y_hat)
+        with accelerator.autocast():
+            scores = nets.critic(seen, y_hat)
         nets.critic.requires_grad_(True)
-        judged = decoder_loss(scores, names)
+        judged = decoder_loss(scores.float(), names)
         perceived = lpips(x, seen, network("loss").to(x.device))
         squared = (fake - x).square().flatten(1).mean(1)
         weight = beta if self.name == "multirealism" else torch.ones_like(beta)

@@ -51,7 +51,7 @@ def trials() -> list[tuple[str, ShortTraining]]:
 
 def items() -> list[Item]:
     """Return the list of work."""
-    return [Item(f"{n}-{t.name}", partial(curve_of, n, t), 1.3 * t.seconds) for n, t in trials()]
+    return [Item(f"{n}-{t.name}", partial(curve_of, n, t), 1.1 * t.seconds) for n, t in trials()]
 
 
 def curve_of(name: str, trial: ShortTraining) -> dict[str, Tensor]:

@@ -42,6 +42,7 @@ SEED = 20230612
 CAP = 5_400.0  # seconds of training, measurements not counted
 WARM = 200  # steps until the learning rate is reached, after a resume too
 SELDOM = 120.0  # seconds at least between two measurements
+LATE = 0.7  # of a short training: it is chosen by its end, and not measured before
 TAIL = 0.15  # of the schedule is left when nothing has been gained
 MODELS = (*(f"hyper-{rate}" for rate in RATES), "features-loss")  # that every training stands on
 LEAST_GAIN = 0.02  # of KID-P in the last fifth of the time …
@@ -173,7 +174,8 @@ def train(
         spent += since(clock)
         bar.update(round(spent + skipped) - bar.n)
         over = (spent + skipped) / cap >= end
-        if over or spent - since_measured >= max(cap / student.points, SELDOM):
+        due = spent - since_measured >= max(cap / student.points, SELDOM)
+        if over or (due and (trial is None or share > LATE)):
             measured = {**student.measured(yardstick), **said}
             run.curve.append({"step": run.step, "seconds": round(spent, 1), **measured})
             at_rest = settled(run.curve, cap) and settled(run.curve[:-1], cap)  # one may be luck
