@@ -40,6 +40,7 @@ from companion.metrics import (
     sliced_wasserstein,
 )
 from companion.metrics.networks import NETWORKS, FeatureNetwork
+from companion.metrics.patches import handfuls
 from companion.metrics.realism import STANDARD, frechet, moments
 from companion.metrics.resampling import bootstrap, interval, jackknife
 from companion.metrics.wasserstein import distance, enlarge, merge
@@ -453,6 +454,16 @@ def test_scores_are_frozen_readable_and_fit_a_results_file():
 
 
 # ---- patches -------------------------------------------------------------------------------------
+
+
+def test_handfuls_are_all_the_pictures_in_order_and_few_at_a_time():
+    x = torch.rand(5, 3, 200, 100)
+    parts = list(handfuls(x, 2 * x))
+    assert len(parts) == 2  # three, and two
+    assert all(torch.equal(2 * a, b) for a, b in parts)
+    assert torch.equal(torch.cat([a for a, _ in parts]), x)
+    ((large,),) = handfuls(torch.zeros(1, 3, 300, 300))  # never none
+    assert large.shape == (1, 3, 300, 300)
 
 
 def test_patches_tile_the_picture_without_overlap():

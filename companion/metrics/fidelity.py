@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from companion.errors import PictureError
+from companion.metrics.patches import handfuls
 from companion.metrics.resampling import Photos, Resampling, Score, by_photo, score, units_of
 
 ROUNDING = 1e-4  # by how much a float picture may leave [0, 1]
@@ -84,7 +85,8 @@ def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
             f"MS-SSIM needs sides of at least {SMALLEST_FOR_MS_SSIM} pixels, and these pictures have "
             f"{side}: at its fifth scale they would be smaller than its window. Use larger crops."
         )
-    return reference(x, y, data_range=1.0, size_average=False)
+    parts = [reference(a, b, data_range=1.0, size_average=False) for a, b in handfuls(x, y)]
+    return torch.cat(parts)
 
 
 class Layered(Protocol):
@@ -108,13 +110,14 @@ def lpips(x: Tensor, y: Tensor, network: Layered) -> Tensor:
     by channel, are averaged over positions and added over layers.  With the published AlexNet and
     weights this is LPIPS; with a network of ours, all weights one, it is LPIPS-P.
     """
-    total = x.new_zeros(len(x))
-    for a, b, weight in zip(
-        network.layers(x), network.layers(y), network.layer_weights(), strict=True
-    ):
-        apart = (unit(a) - unit(b)).square() * weight.to(a)[:, None, None]
-        total = total + apart.sum(1).mean((1, 2))
-    return total
+    weights = network.layer_weights()
+
+    def apart(x: Tensor, y: Tensor) -> Tensor:
+        maps = zip(network.layers(x), network.layers(y), weights, strict=True)
+        gaps = [(unit(a) - unit(b)).square() * w.to(a)[:, None, None] for a, b, w in maps]
+        return torch.stack([gap.sum(1).mean((1, 2)) for gap in gaps]).sum(0)
+
+    return torch.cat([apart(*some) for some in handfuls(x, y)])
 
 
 def unit(features: Tensor) -> Tensor:

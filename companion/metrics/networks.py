@@ -137,7 +137,7 @@ def embed(
     pictures: Tensor | Patches,
     photo: Photos | None = None,
     *,
-    batch: int = 64,
+    batch: int = 16,
 ) -> Features:
     """Return the features of pictures [N, 3, H, W] in [0, 1], or of patches, and what they are of."""
     if isinstance(pictures, Patches):
