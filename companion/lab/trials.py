@@ -19,7 +19,7 @@ BATCH = 32  # crops at once
 # the table refuses any but the search's best.  Photos have a search of their own: the norm is over the
 # whole picture, so of one and the same push each pixel of a photo of 16 crops gets a quarter.
 ZETA = {50: 4.8, 100: 2.4, 250: 4.8, 1000: 2.4}
-PHOTO_ZETA = {100: 4.8}
+PHOTO_ZETA = {100: 9.6}
 GUIDANCE = 0.1
 
 
@@ -109,8 +109,8 @@ SHORT = Stage(
     chosen=tuple(("dps", n, "zeta", ZETA[n]) for n in (50, 100)),
 )
 PHOTOS = Stage(  # on four photos FID-P and KID-P contradicted one another
-    *("val", 16, "loss"),
-    tuple(zetas((1.2, 2.4, 4.8, 9.6), 100)),
+    *("val", 12, "loss"),
+    tuple(zetas((2.4, 4.8, 9.6, 19.2), 100)),
     chosen=(("dps", 100, "zeta", PHOTO_ZETA[100]),),
     side=PHOTO,
 )
