@@ -466,6 +466,17 @@ def test_handfuls_are_all_the_pictures_in_order_and_few_at_a_time():
     assert large.shape == (1, 3, 300, 300)
 
 
+def test_more_pictures_than_a_handful_are_measured_as_each_alone():
+    x = pictures(18)  # 16 of 64×64 are a handful
+    y = noisy(x, 0.1)
+    net = NETWORKS["loss"]().eval().requires_grad_(False)
+    alone = torch.cat([lpips(a[None], b[None], net) for a, b in zip(x, y, strict=True)])
+    assert torch.allclose(lpips(x, y, net), alone, rtol=1e-4)
+    for level, last in zip(laplacian_pyramid(x), laplacian_pyramid(x[-1:]), strict=True):
+        assert len(level) == 18
+        assert torch.allclose(level[-1:], last, atol=1e-6)
+
+
 def test_patches_tile_the_picture_without_overlap():
     x = torch.arange(2 * 3 * 128 * 192.0).reshape(2, 3, 128, 192)
     cut = patches(x, ["a", "b"])
