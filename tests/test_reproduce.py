@@ -245,8 +245,12 @@ def test_no_test_picture_is_seen_before_all_is_chosen(
 ) -> None:
     search = tmp_path / "search.json"
     monkeypatch.setattr(bench_inversion, "stages", lambda: [(trials.PHOTOS, search)])
+    done: list[str] = []
+    monkeypatch.setattr(module, "results_of", lambda items, *_: done.extend(i.name for i in items))
     with pytest.raises(CompanionError, match="search is not finished: run `companion bench inv"):
         module.reproduce("laptop", tmp_path)
+    assert any("-hyper-on-hyper-" in name for name in done)  # what does not depend on it goes on
+    assert not any("dps-100" in name for name in done)
 
     def found(best: float) -> None:
         rows = [
@@ -265,10 +269,9 @@ def test_no_test_picture_is_seen_before_all_is_chosen(
     with pytest.raises(CompanionError, match=rf"best zeta .* is {other}"):  # and not heeded
         module.reproduce("laptop", tmp_path)
     found(best=trials.PHOTO_ZETA[100])
-    monkeypatch.setattr(module.zoo, "names", lambda: ["decoder-diffusion"])
+    assert "dps-100-on-hyper" not in module.unsettled()
     monkeypatch.setattr(bench_conditional, "RESULT", tmp_path / "none.json")
-    with pytest.raises(CompanionError, match="bench conditional` first"):
-        module.reproduce("laptop", tmp_path)
+    assert "bench conditional` first" in module.unsettled()["diffusion-on-hyper"]
 
 
 def test_what_is_slow_comes_in_small_items_and_only_its_first_are_decoded_twice() -> None:

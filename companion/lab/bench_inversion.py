@@ -103,9 +103,7 @@ def prior_of(trial: Trial, side: int) -> Any:
     """Return the prior that a trial draws from, for pictures of this side."""
     if trial.sampler == "gan":
         return gan_prior()
-    prior = diffusion_prior()
-    prior.autocast = True  # bfloat16, on every machine
-    return fitted(prior, (side, side))
+    return fitted(diffusion_prior(), (side, side))
 
 
 def measure(

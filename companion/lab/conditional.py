@@ -27,6 +27,7 @@ from companion.decode import default_seed
 from companion.lab.decoders import known
 from companion.lab.train_prior import scheduler, unet
 from companion.priors import DiffusionPrior, draw
+from companion.priors.diffusion import bfloat16_is_fast
 
 REDUCED = 8  # channels that the latents are reduced to
 STEPS = 20  # of a draw
@@ -96,7 +97,7 @@ def draw_given(
 
     By the steps that ours takes: of second order, from the noised MSE decode.
     """
-    prior = DiffusionPrior(Told(net, mse, y_hat, rate), scheduler(), autocast=True)
+    prior = DiffusionPrior(Told(net, mse, y_hat, rate), scheduler(), autocast=bfloat16_is_fast())
     around = (prior.units.own(mse), start)
     drawn = draw(prior, mse, steps=steps, seeds=list(seeds), order=2, around=around, end=end)
     return prior.units.public(drawn).clamp(0, 1)

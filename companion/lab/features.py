@@ -20,7 +20,7 @@ from tqdm import tqdm
 from companion import zoo
 from companion.errors import CompanionError
 from companion.lab.check_features import check
-from companion.lab.runs import Run, cosine
+from companion.lab.runs import Run, accelerated, cosine
 from companion.metrics.networks import NETWORKS, FeatureNetwork
 from companion.photos import CropSampler, Pictures, crops, pictures
 
@@ -109,8 +109,6 @@ def train(name: str, *, fraction: float = 1.0, resume: bool = True) -> None:
     A `fraction` below 1 stops early on the same schedule: its learning curve is the beginning of the
     full one, and the zoo is left alone.
     """
-    from accelerate import Accelerator
-
     if name not in NETWORKS:
         raise CompanionError(f"There is no feature network {name!r}: it is loss or judge.")
     seed, steps = SEEDS[name], STEPS[name]
@@ -122,7 +120,7 @@ def train(name: str, *, fraction: float = 1.0, resume: bool = True) -> None:
     state = run.restore() if resume else None
     if state is not None:
         model.load_state_dict(state)
-    accelerator = Accelerator(mixed_precision="bf16")
+    accelerator = accelerated()
     optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK, weight_decay=0.02)
     wrapped, optimiser = accelerator.prepare(model.to(memory_format=torch.channels_last), optimiser)
     device = accelerator.device

@@ -17,12 +17,16 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from companion import zoo
+from companion.priors.diffusion import bfloat16_is_fast
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 RESULTS = zoo.FOLDER.parent / "results"  # what benches store, and chapters draw
 
@@ -44,7 +48,20 @@ def hardware() -> str:
             if line.startswith("model name"):
                 model = line.split(":", 1)[1].strip()
                 break
-    return f"{model}, {torch.get_num_threads()} thread(s) of {os.cpu_count()}"
+    can = torch.backends.cpu.get_cpu_capability()  # such as AVX2
+    bits = "16" if bfloat16_is_fast() else "32"
+    return f"{model} ({can}, {bits} bits), {torch.get_num_threads()} thread(s) of {os.cpu_count()}"
+
+
+def accelerated() -> Accelerator:
+    """Return what runs a training, in bfloat16 on graphics cards and processors that are made for it.
+
+    Others compute each product in 32 bits and round it: twelve times slower.
+    """
+    from accelerate import Accelerator
+
+    fast = torch.cuda.is_available() or bfloat16_is_fast()
+    return Accelerator(mixed_precision="bf16" if fast else "no")
 
 
 def commit() -> str:

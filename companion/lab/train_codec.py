@@ -27,7 +27,7 @@ from companion.codecs.models import (
     straight_through_round,
     weights,
 )
-from companion.lab.runs import Run, cosine
+from companion.lab.runs import Run, accelerated, cosine
 from companion.photos import CropSampler, crops
 
 LAMBDAS = (0.001, 0.003, 0.008, 0.02, 0.05)
@@ -139,8 +139,6 @@ def train_rate(plan: Plan, *, fraction: float = 1.0, resume: bool = True) -> Non
     A `fraction` below 1 stops early on the same schedule: its learning curve is the beginning of the
     full one, and the zoo is left alone.
     """
-    from accelerate import Accelerator
-
     torch.manual_seed(SEED + plan.rate)
     lmbda = LAMBDAS[plan.rate]
     stop = plan.steps if fraction >= 1 else math.ceil(plan.steps * fraction)
@@ -153,7 +151,7 @@ def train_rate(plan: Plan, *, fraction: float = 1.0, resume: bool = True) -> Non
         load_weights(network, state)
     else:
         widen(network)
-    accelerator = Accelerator(mixed_precision="bf16")
+    accelerator = accelerated()
     model = Lagrangian(network, lmbda).to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(
         [p for n, p in network.named_parameters() if not n.endswith("quantiles")], lr=plan.peak

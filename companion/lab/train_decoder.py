@@ -33,7 +33,7 @@ from companion.lab.decoders import DIAL, MOST_REALISM, NAMES, Decoder, condition
 from companion.lab.diffusing import Diffusing
 from companion.lab.end_to_end import RATE as END_TO_END
 from companion.lab.end_to_end import SMALL, EndToEnd
-from companion.lab.runs import Run, clocks, cosine, since
+from companion.lab.runs import Run, accelerated, clocks, cosine, since
 from companion.lab.work import mark
 from companion.lab.yardstick import HELD_OUT_RATES, Moment, Trainee, Yardstick
 from companion.photos import CropSampler
@@ -137,8 +137,6 @@ def train(
 
     A `fraction` below 1 stops after that share of the time and leaves the zoo alone, as a trial does.
     """
-    from accelerate import Accelerator
-
     from companion.lab import bench_critics
 
     shipping = fraction >= 1 and trial is None
@@ -152,7 +150,7 @@ def train(
         student.load(state, run.step)
     else:
         student.begin()
-    accelerator = Accelerator(mixed_precision="bf16")
+    accelerator = accelerated()
     if accelerator.device.type == "cpu":
         torch.set_num_threads(1)  # so that an hour is an hour
     student.to(accelerator.device)

@@ -26,7 +26,7 @@ from companion.errors import WeightsError
 from companion.lab.averaging import average
 from companion.lab.diffaugment import augment
 from companion.lab.discriminator import Discriminator, r1_penalty
-from companion.lab.runs import Run, cosine
+from companion.lab.runs import Run, accelerated, cosine
 from companion.metrics import embed, fid, kid, network, sliced_wasserstein
 from companion.photos import CropSampler, write_sheet
 from companion.priors.gan import DIMS, SIDE, Generator
@@ -123,10 +123,8 @@ def train(*, fraction: float = 1.0, resume: bool = True) -> None:
     A `fraction` below 1 stops early on the same schedule: its learning curve is the beginning of the
     full one, and the zoo is left alone.
     """
-    from accelerate import Accelerator
-
     stop = STEPS if fraction >= 1 else math.ceil(STEPS * fraction)
-    accelerator = Accelerator(mixed_precision="bf16")
+    accelerator = accelerated()
     run = Run("gan")
     game, alone = begin(run, resume=resume)
     game.to(accelerator.device)

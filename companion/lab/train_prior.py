@@ -17,10 +17,10 @@ from tqdm import tqdm
 from companion import zoo
 from companion.errors import WeightsError
 from companion.lab.check_prior import check_denoising, check_draws, check_larger
-from companion.lab.runs import Run, cosine
+from companion.lab.runs import Run, accelerated, cosine
 from companion.photos import CropSampler, crops, write_sheet
 from companion.priors import DiffusionPrior, GaussianPrior, diffusion_prior, draw
-from companion.priors.diffusion import SHIPPED
+from companion.priors.diffusion import SHIPPED, bfloat16_is_fast
 from companion.priors.gaussian import SHIPPED as GAUSSIAN
 
 SEED = 20200619
@@ -88,7 +88,6 @@ def train(*, fraction: float = 1.0, resume: bool = True) -> None:
 
     A `fraction` below 1 stops early on the same schedule and leaves the zoo alone.
     """
-    from accelerate import Accelerator
     from diffusers.training_utils import EMAModel
 
     stop = STEPS if fraction >= 1 else math.ceil(STEPS * fraction)
@@ -98,7 +97,7 @@ def train(*, fraction: float = 1.0, resume: bool = True) -> None:
     state = (run.restore() or unfinished(run)) if resume else None
     if state is not None:
         network.load_state_dict(state)
-    accelerator = Accelerator(mixed_precision="bf16")
+    accelerator = accelerated()
     device = accelerator.device
     network.to(device, memory_format=torch.channels_last)
     average = EMAModel(network.parameters(), decay=DECAY, use_ema_warmup=True, power=0.75)
@@ -162,7 +161,7 @@ def unfinished(run: Run) -> dict[str, Tensor] | None:
 
 def sample_sheet(network: Any, run: Run) -> None:
     """Write 16 unconditional draws into the run's folder."""
-    prior = DiffusionPrior(network, scheduler(), autocast=True)
+    prior = DiffusionPrior(network, scheduler(), autocast=bfloat16_is_fast())
     x = draw(prior, torch.zeros(16, 3, SIDE, SIDE), steps=25, seeds=list(range(16)))
     network.train().requires_grad_(True)
     write_sheet(run.folder / f"samples-{run.step:06}.png", prior.units.public(x).clamp(0, 1))
@@ -183,7 +182,9 @@ def ship() -> None:
     samples = None
     if run.step >= STEPS:
         network.to(memory_format=torch.channels_last)
-        draws, samples = check_draws(DiffusionPrior(network, scheduler(), autocast=True))
+        draws, samples = check_draws(
+            DiffusionPrior(network, scheduler(), autocast=bfloat16_is_fast())
+        )
     card = run.card(
         architecture="UNet2DModel",
         parameters=sum(p.numel() for p in network.parameters()),
