@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
         help="what realism is judged by: inception is the standard one, from its file",
     )
     sub = command("bench", commands.bench, "measure, and write the result into the package")
-    sub.add_argument("what", choices=("codecs", "jpeg", "truth", "sizes", *LONG))
+    sub.add_argument("what", choices=("codecs", "jpeg", "truth", "sizes", "paces", *LONG))
     spread = f"k/n: every n-th item, from the k-th; of {', '.join(LONG)}"
     sub.add_argument("--part", default="0/1", help=spread)
     return top

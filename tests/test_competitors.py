@@ -18,6 +18,7 @@ from companion.errors import CompanionError
 from companion.lab import (
     adversarial,
     bench_critics,
+    bench_paces,
     conditional,
     diffusing,
     train_decoder,
@@ -28,6 +29,7 @@ from companion.lab.critics import CELL, CODES, PatchCritic, PatchNamer
 from companion.lab.decoders import (
     DIAL,
     MOST_REALISM,
+    NAMES,
     Decoder,
     TableCond,
     conditions,
@@ -36,6 +38,7 @@ from companion.lab.decoders import (
 )
 from companion.lab.diffusing import Diffusing
 from companion.lab.end_to_end import EndToEnd
+from companion.lab.runs import accelerated
 from companion.lab.train_codec import coded
 from companion.lab.train_decoder import Batches, ShortTraining, settled, trainee
 from companion.lab.yardstick import Moment
@@ -169,17 +172,17 @@ def test_only_what_is_named_is_in_steps() -> None:
 
 def test_training_ends_when_nothing_is_gained() -> None:
     def curve(*kids: float) -> list[dict[str, float]]:
-        return [{"seconds": 10.0 * k, "kid_p": kid} for k, kid in enumerate(kids)]
+        return [{"step": 10 * k, "kid_p": kid} for k, kid in enumerate(kids)]
 
     flat = [0.2 + 0.01 * (k % 4) for k in range(40)]
     falling = [1 / (1 + k) for k in range(40)]
-    assert not settled(curve(*falling), cap=400)
-    assert settled(curve(*flat), cap=400)
-    assert not settled(curve(*flat[:18]), cap=400)  # too early to tell
+    assert not settled(curve(*falling), steps=400)
+    assert settled(curve(*flat), steps=400)
+    assert not settled(curve(*flat[:18]), steps=400)  # too early to tell
     # What was measured before critics counted, and was better, is not what it is held against,
-    assert not settled(curve(*[0.01] * 8, *falling[:32]), cap=400)
+    assert not settled(curve(*[0.01] * 8, *falling[:32]), steps=400)
     # nor is one lucky measurement.
-    assert not settled(curve(*falling[:28], 0.001, *falling[29:]), cap=400)
+    assert not settled(curve(*falling[:28], 0.001, *falling[29:]), steps=400)
 
 
 @pytest.fixture
@@ -187,7 +190,7 @@ def small(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: Callable[[], Any]
 ) -> dict[str, dict]:
     """Make the training small, with a runs folder of its own; return the cards that it ships."""
-    monkeypatch.setattr(train_decoder, "CAP", 1e-3)
+    monkeypatch.setattr(train_decoder, "pace", lambda name: train_decoder.CAP)  # one step
     monkeypatch.setattr(bench_critics, "check", lambda name: None)
     monkeypatch.setattr(adversarial, "NAMER_STEPS", 2)
     monkeypatch.setattr(conditional, "unet", tiny)
@@ -231,14 +234,16 @@ def test_critics_are_weighed_by_short_trainings(
     monkeypatch.setattr(bench_critics, "RESULT", tmp_path / "critics.json")
     monkeypatch.setattr(bench_critics, "WEIGHTS", {"hific": (0.0, 0.15, 5.0)})
     monkeypatch.setattr(bench_critics, "PERCEPTIONS", (0.2, 7.0))
-    monkeypatch.setattr(bench_critics, "SECONDS", 1e-4)
+    monkeypatch.setattr(bench_critics, "SHARE", 1.0)
+    monkeypatch.setattr(bench_critics, "pace", train_decoder.pace)
+    monkeypatch.setattr(bench_critics, "TRIALS", tmp_path / "critics")
     bench_critics.run()
     rows = json.loads(bench_critics.RESULT.read_text())["rows"]
     tried = [(r["weight"], r["perceived"]) for r in rows]
     assert tried == [(0.15, 0.2), (0.15, 7.0), (0.0, 0.2), (5.0, 0.2), *[(0.15, 0.2)] * 2]
     assert [r["dial"] for r in rows[4:]] == ["fourier", "table"]
     assert not small  # nothing is shipped
-    student = trainee("hific", ShortTraining(1.0, critic=5.0, perceived=7.0))
+    student = trainee("hific", ShortTraining(1, critic=5.0, perceived=7.0))
     assert student.facts() == {"critic_weight": 5.0, "perceived_weight": 7.0, "dial": DIAL}
     names = {trial.name for _, trial in bench_critics.trials()}
     assert len(names) == 5  # HiFiC's and Multi-Realism's are told apart by the decoder's name
@@ -296,13 +301,11 @@ def test_no_competitor_is_trained_with_other_settings_than_were_found(
 
 def test_one_step_moves_decoder_and_critic(small: dict[str, dict]) -> None:
     torch.manual_seed(0)
-    from accelerate import Accelerator
-
     student = Adversarial("hific", 0)
     nets = student.nets
     before = [nets.decoder.last.weight.clone(), nets.critic.last.weight.clone()]
     batches = Batches("val", 0, ((2, 64),))
-    student.step(batches.draw(), Moment(0.5, 1.0), Accelerator(mixed_precision="bf16"))
+    student.step(batches.draw(), Moment(0.5, 1.0), accelerated())
     assert not torch.equal(nets.decoder.last.weight, before[0])
     assert not torch.equal(nets.critic.last.weight, before[1])
     assert not torch.equal(nets.average.last.weight, before[0])
@@ -323,16 +326,15 @@ def test_what_has_settled_goes_to_the_end_of_its_schedule(
     small: dict[str, dict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is measured is as good as before: only the tail is left to be done."""
-    monkeypatch.setattr(train_decoder, "SELDOM", 0.0)
-    monkeypatch.setattr(Adversarial, "points", 10**9)
-    monkeypatch.setattr(train_decoder, "since", lambda clock: 1.0)
     monkeypatch.setattr(yardstick.Yardstick, "measure", lambda *a: {"kid_p": 0.2})
-    monkeypatch.setattr(train_decoder, "CAP", 20.0)
+    monkeypatch.setattr(train_decoder, "pace", lambda name: train_decoder.CAP / 20)
     curve = train_decoder.train("hific", fraction=0.8)
-    assert curve[-1]["seconds"] == 11  # half of the time, and once more to be sure
-    assert curve[-1]["skipped"] == 6  # to the tail
-    whole = train_decoder.train("hific", trial=ShortTraining(20.0, 0.15), fraction=0.8)
-    assert whole[-1]["seconds"] == 16  # a trial has its full time: others are held against it
+    assert (
+        curve[-1]["step"] == 11
+    )  # half of the steps, and once more to be sure: 6 skipped, to the tail
+    assert curve[-1]["skipped"] == 6
+    whole = train_decoder.train("hific", trial=ShortTraining(20, 0.15), fraction=0.8)
+    assert whole[-1]["step"] == 16  # a trial has all its steps: others are held against it
 
 
 def test_pictures_are_shown_clamped_and_learned_from_unclamped() -> None:
@@ -373,9 +375,7 @@ def test_end_to_end_begins_as_hyper_and_ships_a_codec(
 
 
 def test_end_to_end_pays_for_bits_beyond_its_target(x: Tensor) -> None:
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(mixed_precision="bf16")
+    accelerator = accelerated()
     bits = []
     for target in (0.0, 9.0):
         torch.manual_seed(0)
@@ -402,6 +402,20 @@ def test_the_refinement_sees_no_farther_than_strips_allow() -> None:
         apart = (net.g_s(moved) - net.g_s(y)).abs().amax((0, 1, 3))
     assert apart[: OVERLAP // 2].max() > 0
     assert apart[16 + OVERLAP :].max() == 0
+
+
+def test_the_same_hours_are_steps_at_the_pace_of_one_machine(
+    small: dict[str, dict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench_paces, "RESULT", tmp_path / "paces.json")
+    with pytest.raises(CompanionError, match="bench paces` first"):
+        bench_paces.pace("hific")
+    monkeypatch.setattr(bench_paces, "ROUNDS", 2)
+    bench_paces.run()
+    monkeypatch.setattr(train_decoder, "pace", bench_paces.pace)
+    for name in NAMES:
+        taken = bench_paces.pace(name) * train_decoder.steps_of(name)
+        assert abs(taken - train_decoder.CAP) <= bench_paces.pace(name)
 
 
 def test_an_unknown_competitor_is_said_in_a_sentence() -> None:

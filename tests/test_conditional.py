@@ -17,6 +17,7 @@ from companion.lab import conditional, diffusing, train_prior
 from companion.lab.conditional import ConditionalUNet, Told, decode_conditional, draw_given
 from companion.lab.decoders import conditions
 from companion.lab.diffusing import Diffusing
+from companion.lab.runs import accelerated
 from companion.lab.train_decoder import Batches
 from companion.lab.yardstick import Moment
 from companion.photos import crops
@@ -71,13 +72,11 @@ def test_decoding_is_a_function_of_the_bytes_and_a_seed_changes_it(small) -> Non
 def test_training_lowers_its_loss_and_measuring_does_not_stop_it(
     small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from accelerate import Accelerator
-
     monkeypatch.setattr(diffusing, "PEAK", 3e-3)
     monkeypatch.setattr(diffusing, "QUICK", 2)
     student = Diffusing(seed=0)
     student.begin()
-    batch, accelerator = Batches("val", 0, ((4, 64),)).draw(), Accelerator(mixed_precision="bf16")
+    batch, accelerator = Batches("val", 0, ((4, 64),)).draw(), accelerated()
     losses = [student.step(batch, Moment(0.5, 1.0), accelerator)["loss"] for _ in range(12)]
     painted = student.painter()(*batch[1:])
     assert painted.shape == batch[0].shape
@@ -87,13 +86,11 @@ def test_training_lowers_its_loss_and_measuring_does_not_stop_it(
 
 
 def test_a_resumed_training_has_the_averaged_weights(small) -> None:
-    from accelerate import Accelerator
-
     student, again = Diffusing(seed=0), Diffusing(seed=1)
     student.begin()
     batch = Batches("val", 0, ((2, 64),)).draw()
     for _ in range(3):
-        student.step(batch, Moment(0.5, 1.0), Accelerator(mixed_precision="bf16"))
+        student.step(batch, Moment(0.5, 1.0), accelerated())
     again.load(student.tensors(), 3)
     for a, b in zip(again.net.parameters(), student.averaged().parameters(), strict=True):
         assert torch.equal(a, b)

@@ -31,7 +31,7 @@ from companion import zoo
 from companion.lab.averaging import average
 from companion.lab.critics import CODES, PatchCritic, PatchNamer
 from companion.lab.decoders import DIAL, MOST_REALISM, Decoder, Painter
-from companion.lab.yardstick import Moment, Yardstick
+from companion.lab.yardstick import HELD_OUT_RATES, Moment, Yardstick
 from companion.metrics import lpips, network
 from companion.photos import CropSampler
 
@@ -61,7 +61,8 @@ class Adversarial:
 
     shapes = SHAPES
     told = True
-    points = 30
+    points = 20
+    rates = HELD_OUT_RATES
 
     def __init__(
         self,
@@ -159,7 +160,7 @@ class Adversarial:
 
     def measured(self, yardstick: Yardstick) -> dict[str, float]:
         """Return what the yardstick says of the decoder as it is now."""
-        found = yardstick.measure(self.painter())
+        found = yardstick.measure(self.painter(), self.rates)
         if self.name == "multirealism":
             found["psnr_at_0"] = yardstick.faithful(self.painter())
         return found

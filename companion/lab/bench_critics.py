@@ -20,38 +20,41 @@ from torch import Tensor
 
 from companion.errors import CompanionError
 from companion.lab.adversarial import CRITIC, PERCEIVED
+from companion.lab.bench_paces import pace
 from companion.lab.choices import SIGNS, check_choice, tried
 from companion.lab.decoders import DIAL
-from companion.lab.runs import RESULTS, runs_folder, write_result
-from companion.lab.train_decoder import MODELS, ShortTraining, train
-from companion.lab.work import Item, mark, results_of
+from companion.lab.runs import RESULTS, write_result
+from companion.lab.train_decoder import MODELS, ShortTraining, steps_of, train
+from companion.lab.work import Item, results_of
 
 RESULT = RESULTS / "critics.json"
+TRIALS = RESULTS / "critics"  # a few numbers of each, so that others can go on with the rest
 # Around the papers' 0.15 and 0.008.
 WEIGHTS = {"hific": (0.05, 0.15, 0.5), "illm": (0.008, 0.03, 0.1)}
 PERCEPTIONS = (0.05, 0.2, 1.0)
 DIALS = ("fourier", "table")
-SECONDS = 1_200.0
-
+SHARE = 0.2  # of the steps of a whole training
 
 CHOSEN = (*WEIGHTS, "multirealism", "end-to-end")  # whose settings are chosen here
 
 
 def trials() -> list[tuple[str, ShortTraining]]:
     """Return whose training is tried, and how."""
-    found = [("hific", ShortTraining(SECONDS, CRITIC["hific"], p)) for p in PERCEPTIONS]
-    found += [
-        (name, ShortTraining(SECONDS, w)) for name, weights in WEIGHTS.items() for w in weights
-    ]
-    found += [
-        ("multirealism", ShortTraining(SECONDS, CRITIC["multirealism"], dial=d)) for d in DIALS
-    ]
+
+    def short(name: str, weight: float, **others: Any) -> tuple[str, ShortTraining]:
+        return name, ShortTraining(round(SHARE * steps_of(name)), weight, **others)
+
+    found = [short("hific", CRITIC["hific"], perceived=p) for p in PERCEPTIONS]
+    found += [short(name, w) for name, weights in WEIGHTS.items() for w in weights]
+    found += [short("multirealism", CRITIC["multirealism"], dial=d) for d in DIALS]
     return list(dict.fromkeys(found))
 
 
 def items() -> list[Item]:
     """Return the list of work."""
-    return [Item(f"{n}-{t.name}", partial(curve_of, n, t), 1.1 * t.seconds) for n, t in trials()]
+    return [
+        Item(f"{n}-{t.name}", partial(curve_of, n, t), 1.1 * t.steps * pace(n)) for n, t in trials()
+    ]
 
 
 def curve_of(name: str, trial: ShortTraining) -> dict[str, Tensor]:
@@ -63,8 +66,7 @@ def curve_of(name: str, trial: ShortTraining) -> dict[str, Tensor]:
 
 def run(part: tuple[int, int] = (0, 1)) -> None:
     """Do a part of what is not done yet; whoever finds all done stores the table."""
-    folder = runs_folder() / "critics" / mark(MODELS, SECONDS)
-    results = results_of(items(), folder, part)
+    results = results_of(items(), TRIALS, part)
     if results is None:
         return
     rows: list[dict[str, Any]] = []

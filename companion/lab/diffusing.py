@@ -17,7 +17,7 @@ from companion.errors import WeightsError
 from companion.lab.conditional import STEPS, ConditionalUNet, Told, draw_given
 from companion.lab.decoders import Painter
 from companion.lab.train_prior import DECAY, scheduler, v_loss
-from companion.lab.yardstick import Moment, Yardstick
+from companion.lab.yardstick import HELD_OUT_RATES, Moment, Yardstick
 from companion.priors import diffusion_prior
 from companion.priors.diffusion import SHIPPED
 
@@ -33,7 +33,10 @@ class Diffusing:
 
     shapes = SHAPES
     told = True
-    points = 15  # a measurement takes as long as the training between two of them
+    points = 15
+    rates = HELD_OUT_RATES[
+        :1
+    ]  # a measurement of one takes half as long as the training between two
 
     def __init__(self, seed: int) -> None:
         from diffusers.training_utils import EMAModel
@@ -125,7 +128,7 @@ class Diffusing:
 
     def measured(self, yardstick: Yardstick) -> dict[str, float]:
         """Return what the yardstick says of the decoder as it is now."""
-        return yardstick.measure(self.painter())
+        return yardstick.measure(self.painter(), self.rates)
 
     def compared(self, yardstick: Yardstick) -> list[dict[str, Any]]:
         """Return by how much it is nearer to photographs than the MSE decode, a rate each."""

@@ -56,7 +56,8 @@ class EndToEnd:
 
     shapes = SHAPES
     told = False
-    points = 30
+    points = 20
+    rates: tuple[int, ...] = (RATE,)
 
     def __init__(self) -> None:
         self.net, self.critic = Hific(), PatchCritic()

@@ -6,6 +6,7 @@ values without each photo; `companion.lab.tables` compares rows by them and leav
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from companion import zoo
 from companion.cell import to_8bit
 from companion.codecs import learned
 from companion.lab.diagnose import diagnose, u_histogram
-from companion.lab.jobs import draws_of, gathered, jobs
+from companion.lab.jobs import SLOW, draws_of, gathered, jobs, one_rate
 from companion.lab.measure import disjoint, figures, measure
 from companion.lab.methods import LEARNED, Method
 from companion.lab.runs import commit, hardware
@@ -62,7 +63,20 @@ def rows(scale: Scale, folder: Path) -> list[Item]:
                 ]
                 call = partial(dial_row, scale, folder, method)
                 found.append(item(scale, folder, "dial", method.key, RATE, needs, call))
-    return found
+    return [*found, clock(scale)]
+
+
+def clock(scale: Scale) -> Item:
+    """Return the one item in which all methods are timed, on the same picture and the same machine."""
+    methods = scale.present()
+    told = mark((), *(m.mark(one_rate(m)) for m in methods), scale.side)
+    taken = sum(m.seconds * (1 if m.seconds > SLOW else 3) for m in methods)
+
+    def measured() -> Row:
+        rows = [timed(scale, method) for method in methods]
+        return {"table": "seconds", "made": made(0.0), "rows": rows}
+
+    return measurement(f"row-seconds-{told}", measured, taken * (scale.side / 256) ** 2, ())
 
 
 def fewest(scale: Scale, codec: str) -> int | None:
@@ -91,10 +105,14 @@ def item(
 
     def measured() -> Row:
         hours = sum(need.took(folder) for need in needs) / 3600
-        made = {"commit": commit(), "hardware": hardware(), "hours_of_decoding": hours}
-        return {"table": of, "made": made, **call()}
+        return {"table": of, "made": made(hours), **call()}
 
     return measurement(name, measured, SECONDS.get(of, 10.0) * scale.pictures / 128, needs)
+
+
+def made(hours: float) -> Row:
+    """Return by what a row was measured, and the hours that its decodes took."""
+    return {"commit": commit(), "hardware": hardware(), "hours_of_decoding": hours}
 
 
 def named(method: Method, rate: int) -> Row:
@@ -108,12 +126,9 @@ def photo_row(scale: Scale, folder: Path, method: Method, rate: int, few: int | 
     shard = gathered(scale, folder, "photos", method, rate)
     y, n = shard["drawn"], len(shard["drawn"])
     x, ids = real.pictures[:n], real.photo[:n].tolist()
-    encoding, decoding = shard["seconds"].double().tolist()
     row = named(method, rate) | {
         "pictures": n,
         "bpp": 8 * float(shard["bytes"].double().mean()) / scale.side**2,
-        "encode_seconds": encoding,
-        "decode_seconds": decoding,
         "evaluations": method.evaluations,
         "exact": float(shard["exact"].double().mean()),
         "intervals": intervals(shard, ids, scale.side**2),
@@ -141,6 +156,24 @@ def photo_row(scale: Scale, folder: Path, method: Method, rate: int, few: int | 
     if rate == RATE and method.codec in LEARNED:
         row["domains"] = domains(scale, y)
     return row
+
+
+def timed(scale: Scale, method: Method) -> Row:
+    """Return the seconds that one picture takes, on one core.
+
+    The least of three times; of a method that takes minutes, whose models others have opened before, once.
+    """
+    x, _ = material(scale, "photos")
+    rate = one_rate(method)
+    coder, took = method.coder(rate), []
+    for _ in range(1 if method.seconds > SLOW else 3):
+        begun = time.perf_counter()
+        streams = coder.compress(x[:1])
+        encoded = time.perf_counter()
+        method.decode(rate, streams, [0])
+        took.append((encoded - begun, time.perf_counter() - encoded))
+    encoding, decoding = (min(t) for t in zip(*took, strict=True))
+    return named(method, rate) | {"encode_seconds": encoding, "decode_seconds": decoding}
 
 
 def intervals(shard: dict[str, Tensor], ids: list[int], pixels: int) -> Row:

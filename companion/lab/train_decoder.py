@@ -2,11 +2,12 @@
 
 All see the same: crops of the train photos through Hyper's frozen encoders, a rate at random each.
 (`end-to-end` alone has an encoder of its own.)
-All have the same cap of hours at work on the same device, on a processor with one thread.  Where
-in the last fifth of the time so far KID-P on val has improved by less than two in a hundred, as two
-measurements in a row say (not asked in the first half, nor of trials), the end of the schedule, with its
-falling learning rate, comes at once.  What differs is in `adversarial` (a
-critic), `diffusing` (the prior's own loss, given the bitstream) and `end_to_end`.
+All have the same cap of hours on the same machine, that of `bench_paces`: each is as many steps as it
+makes there in these hours, wherever it is trained.  Where in the last fifth of the steps so far KID-P on
+val has improved by less than two in a hundred, as two measurements in a row say (not asked in the first
+half, nor of trials), the end of the schedule, with its falling learning rate, comes at once.  What
+differs is in `adversarial` (a critic), `diffusing` (the prior's own loss, given the bitstream) and
+`end_to_end`.
 
 Recorded along the way, of all alike: KID-P, sliced Wasserstein and PSNR on val, and the share of
 symbols that change when a decode is compressed again.  By Theorem 1 a draw from the posterior has none.
@@ -15,6 +16,7 @@ symbols that change when a decode is compressed again.  By Theorem 1 a draw from
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -29,31 +31,31 @@ from companion.codecs.models import weights
 from companion.errors import CompanionError
 from companion.lab import adversarial, diffusing, end_to_end
 from companion.lab.adversarial import CRITIC, PERCEIVED, Adversarial
+from companion.lab.bench_paces import pace
 from companion.lab.decoders import DIAL, MOST_REALISM, NAMES, Decoder, conditions
 from companion.lab.diffusing import Diffusing
 from companion.lab.end_to_end import RATE as END_TO_END
 from companion.lab.end_to_end import SMALL, EndToEnd
 from companion.lab.runs import Run, accelerated, clocks, cosine, since
 from companion.lab.work import mark
-from companion.lab.yardstick import HELD_OUT_RATES, Moment, Trainee, Yardstick
+from companion.lab.yardstick import Moment, Trainee, Yardstick
 from companion.photos import CropSampler
 
 SEED = 20230612
-CAP = 5_400.0  # seconds of training, measurements not counted
+CAP = 7_200.0  # seconds of training on the machine of `bench_paces`, measurements not counted
 WARM = 200  # steps until the learning rate is reached, after a resume too
-SELDOM = 120.0  # seconds at least between two measurements
 LATE = 0.7  # of a short training: it is chosen by its end, and not measured before
 TAIL = 0.15  # of the schedule is left when nothing has been gained
 MODELS = (*(f"hyper-{rate}" for rate in RATES), "features-loss")  # that every training stands on
-LEAST_GAIN = 0.02  # of KID-P in the last fifth of the time …
-LEAST_SHARE = 0.5  # … which is not asked before so much of the time is over
+LEAST_GAIN = 0.02  # of KID-P in the last fifth of the steps …
+LEAST_SHARE = 0.5  # … which is not asked before such a share of all is done
 
 
 @dataclass(frozen=True)
 class ShortTraining:
     """A training to choose by: nothing of it is shipped."""
 
-    seconds: float
+    steps: int
     critic: float  # G, the weight of the critic
     perceived: float = PERCEIVED  # Λ, that of LPIPS-P
     dial: str = DIAL
@@ -61,14 +63,18 @@ class ShortTraining:
     @property
     def name(self) -> str:
         """Return the name of its run, behind the decoder's."""
-        told = mark(MODELS, *common("illm"), self.seconds)
+        told = mark(MODELS, *common("illm"), self.steps)
         return f"{self.dial}-G{self.critic:g}-L{self.perceived:g}-{told}"
+
+
+def known(name: str) -> None:
+    """Refuse a name that no decoder has."""
+    if name not in NAMES:
+        raise CompanionError(f"There is no decoder {name!r}: it is {' or '.join(NAMES)}.")
 
 
 def trainee(name: str, trial: ShortTraining | None = None, step: int = 0) -> Trainee:
     """Return a fresh competitor; after a resume `step` gives it other luck than it had from the start."""
-    if name not in NAMES:
-        raise CompanionError(f"There is no decoder {name!r}: it is {' or '.join(NAMES)}.")
     torch.manual_seed(SEED + step)
     if name == "end-to-end":
         return EndToEnd()
@@ -82,8 +88,13 @@ def trainee(name: str, trial: ShortTraining | None = None, step: int = 0) -> Tra
     )
 
 
+def steps_of(name: str) -> int:
+    """Return the steps of a training: those of `CAP` seconds."""
+    return round(CAP / pace(name))
+
+
 def common(name: str) -> tuple[object, ...]:
-    """Return what a training depends on beside the models, its weights that are searched for, and its cap."""
+    """Return what a training depends on beside the models, weights that are searched for, and steps."""
     if name == "diffusion":
         return SEED, diffusing.PEAK, diffusing.MOST_NOISE, Diffusing.shapes
     a = adversarial
@@ -98,10 +109,10 @@ def made_by(name: str) -> str:
     """Return eight digits that change with whatever a training depends on: else it is another run."""
     if name == "diffusion":
         prior = {diffusing.SHIPPED} & {*zoo.names()}
-        return mark((*MODELS, *prior), *common(name), CAP)
+        return mark((*MODELS, *prior), *common(name), steps_of(name))
     weights = PERCEIVED, CRITIC.get(name, CRITIC["hific"])
     told = (DIAL,) if name == "multirealism" else ()
-    return mark(MODELS, *common(name), *weights, *told, CAP)
+    return mark(MODELS, *common(name), *weights, *told, steps_of(name))
 
 
 class Batches:
@@ -133,16 +144,17 @@ def train(
     resume: bool = True,
     trial: ShortTraining | None = None,
 ) -> list[dict[str, float]]:
-    """Train a competitor; put it into the zoo when its time is over. Return its learning curve.
+    """Train a competitor; put it into the zoo when all is done. Return its learning curve.
 
-    A `fraction` below 1 stops after that share of the time and leaves the zoo alone, as a trial does.
+    A `fraction` below 1 stops after that share of the steps and leaves the zoo alone, as a trial does.
     """
     from companion.lab import bench_critics
 
+    known(name)
     shipping = fraction >= 1 and trial is None
     if shipping and name in bench_critics.CHOSEN:
         bench_critics.check(name)  # before the hours, not after
-    cap = CAP if trial is None else trial.seconds
+    steps = steps_of(name) if trial is None else trial.steps
     run = Run(f"decoder-{name}-{made_by(name) if trial is None else trial.name}")
     state = run.restore() if resume else None
     student = trainee(name, trial, run.step)
@@ -156,47 +168,48 @@ def train(
     student.to(accelerator.device)
     yardstick = Yardstick()
     batches = Batches("train", SEED + run.step, student.shapes)
-    spent, first_step, end = run.seconds, run.step, min(1.0, fraction)
-    skipped = run.curve[-1]["skipped"] if run.curve else 0.0
+    first, spent = run.step, run.seconds
+    skipped = int(run.curve[-1]["skipped"]) if run.curve else 0
     if not run.curve:
-        run.curve.append({"step": 0, "seconds": 0.0, "skipped": 0.0, **student.measured(yardstick)})
-    since_measured = spent
-    bar = tqdm(total=round(end * cap), initial=round(spent), desc=run.name, unit="s", mininterval=5)
-    while (share := (spent + skipped) / cap) < end:
+        run.curve.append({"step": 0, "seconds": 0.0, "skipped": 0, **student.measured(yardstick)})
+    stop, apart = math.ceil(steps * min(1.0, fraction)), math.ceil(steps / student.points)
+    bar = tqdm(total=stop, initial=first + skipped, desc=run.name, unit="step", mininterval=5)
+    while run.step + skipped < stop:
         clock = clocks()
-        warm = min(1.0, (run.step - first_step + 1) / WARM)
-        at = Moment(share, warm * cosine(round(share * 10_000), 10_000, 1.0, warmup=0))
+        share = (run.step + skipped) / steps
+        warm = min(1.0, (run.step - first + 1) / WARM)
+        at = Moment(share, warm * cosine(run.step + skipped, steps, 1.0, warmup=0))
         drawn = tuple(t.to(accelerator.device) for t in batches.draw(student.told))
         said = student.step(drawn, at, accelerator)
         run.step += 1
         spent += since(clock)
-        bar.update(round(spent + skipped) - bar.n)
-        over = (spent + skipped) / cap >= end
-        due = spent - since_measured >= max(cap / student.points, SELDOM)
-        if over or (due and (trial is None or share > LATE)):
+        bar.update(run.step + skipped - bar.n)
+        over = run.step + skipped >= stop
+        if over or (run.step % apart == 0 and (trial is None or share > LATE)):
             measured = {**student.measured(yardstick), **said}
             run.curve.append({"step": run.step, "seconds": round(spent, 1), **measured})
-            at_rest = settled(run.curve, cap) and settled(run.curve[:-1], cap)  # one may be luck
+            at_rest = settled(run.curve, steps) and settled(
+                run.curve[:-1], steps
+            )  # one may be luck
             if trial is None and at_rest and share < 1 - TAIL:
-                skipped = (1 - TAIL) * cap - spent
-            run.curve[-1]["skipped"] = round(skipped, 1)
+                skipped = round((1 - TAIL) * steps) - run.step
+            run.curve[-1]["skipped"] = skipped
             bar.set_postfix(measured)
-            run.save(student.tensors(), seconds=spent)  # the cap is of training alone
-            since_measured = spent
+            run.save(student.tensors(), seconds=spent)  # measurements do not count
     if shipping and accelerator.is_main_process:
         ship(name, run, student, yardstick)
     return run.curve
 
 
-def settled(curve: list[dict[str, float]], cap: float) -> bool:
-    """Return whether the mean KID-P of the last fifth of the time is less than two in a hundred better.
+def settled(curve: list[dict[str, float]], steps: int) -> bool:
+    """Return whether the mean KID-P of the last fifth of the steps is less than two in a hundred better.
 
     Better than that of the fifth before it: a best of many measurements would be good luck.
     """
-    now = curve[-1]["seconds"]
-    last = [p["kid_p"] for p in curve if 0.8 * now < p["seconds"]]
-    before = [p["kid_p"] for p in curve if 0.6 * now < p["seconds"] <= 0.8 * now]
-    if min(len(before), len(last)) < 2 or now < LEAST_SHARE * cap:
+    now = curve[-1]["step"]
+    last = [p["kid_p"] for p in curve if 0.8 * now < p["step"]]
+    before = [p["kid_p"] for p in curve if 0.6 * now < p["step"] <= 0.8 * now]
+    if min(len(before), len(last)) < 2 or now < LEAST_SHARE * steps:
         return False
     return fmean(last) > fmean(before) - LEAST_GAIN * abs(fmean(before))
 
@@ -215,12 +228,11 @@ def ship(name: str, run: Run, student: Trainee, yardstick: Yardstick) -> None:
         "licence": "BSD-3-Clause",
         "seed": SEED,
         "cap_seconds": CAP,
+        "seconds_a_step": pace(name),
         "settled": bool(run.curve[-1]["skipped"]),
         "metrics": student.measured(yardstick),
         # A fresh decoder adds nothing to the MSE decode.
-        "beside": {
-            "mse_decode": yardstick.measure(Decoder(), (END_TO_END,) if codec else HELD_OUT_RATES)
-        },
+        "beside": {"mse_decode": yardstick.measure(Decoder(), student.rates)},
         "mse_decode_minus_it": gaps,
         "a_competitor": all(g["fid_p"]["interval"][0] > 0 for g in gaps),
     }

@@ -16,7 +16,7 @@ from companion.lab.measure import figures, paired, swd
 from companion.metrics import embed, kid, network, patches, psnr
 from companion.photos import pictures
 
-HELD_OUT_RATES = (1, 3)
+HELD_OUT_RATES: tuple[int, ...] = (1, 3)
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Trainee(Protocol):
     shapes: tuple[tuple[int, int], ...]  # pictures a batch and their side, taken in turn
     told: bool  # does it decode Hyper's bytes?
     points: int  # measurements of a whole training
+    rates: tuple[int, ...]  # that they are of
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that a checkpoint holds."""
@@ -96,7 +97,7 @@ class Yardstick:
         ]
         return to_8bit(torch.cat(parts))
 
-    def measure(self, paint: Painter, rates: tuple[int, ...] = HELD_OUT_RATES) -> dict[str, float]:
+    def measure(self, paint: Painter, rates: tuple[int, ...]) -> dict[str, float]:
         """Return the figures and the share of symbols that change when a decode is compressed again.
 
         Averages over the rates.
