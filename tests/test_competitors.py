@@ -29,7 +29,6 @@ from companion.lab.critics import CELL, CODES, PatchCritic, PatchNamer
 from companion.lab.decoders import (
     DIAL,
     MOST_REALISM,
-    NAMES,
     Decoder,
     TableCond,
     conditions,
@@ -411,9 +410,10 @@ def test_the_same_hours_are_steps_at_the_pace_of_one_machine(
     with pytest.raises(CompanionError, match="bench paces` first"):
         bench_paces.pace("hific")
     monkeypatch.setattr(bench_paces, "ROUNDS", 2)
+    monkeypatch.setattr(bench_paces, "NAMES", ("hific", "diffusion"))
     bench_paces.run()
     monkeypatch.setattr(train_decoder, "pace", bench_paces.pace)
-    for name in NAMES:
+    for name in bench_paces.NAMES:
         taken = bench_paces.pace(name) * train_decoder.steps_of(name)
         assert abs(taken - train_decoder.CAP) <= bench_paces.pace(name)
 
