@@ -2,23 +2,25 @@
 
     hific    M·MSE + Λ·LPIPS-P + G·(non-saturating, patch critic that sees the latents)
     illm     M·MSE + Λ·LPIPS-P + G·(cross-entropy to the names of the original's patches)
-    multirealism  M·MSE + β·(Λ·LPIPS-P + G·(as hific)),  β ~ U(0, 5.12), the decoder told β
+    multirealism  M·MSE + (β/2.56)·(Λ·LPIPS-P + G·(as hific)),  β ~ U(0, 5.12), the decoder told β
 
-M is ILLM's 150, which is also HiFiC's.  Λ and G, the weights of LPIPS-P and of the critic, are chosen on
-val by short trainings: `bench_critics`, and no decoder is trained for the zoo with others.  (In the papers
-Λ is 1, but of LPIPS, whose numbers are others.)  At β = 1 Multi-Realism's loss is HiFiC's, whose weights it
-takes.  The critic learns alone at first, and then counts more and more.
+M is ILLM's 150, which is also HiFiC's.  Λ and G, the weights of LPIPS-P and of the critic, and the
+learning rate are chosen on val by short trainings: `bench_critics`, and no decoder is trained for the zoo
+with others.  (In the papers Λ is 1, but of LPIPS, whose numbers are others.)  At β = 2.56, the most in use,
+Multi-Realism's loss is HiFiC's, whose settings it takes.  The critic learns alone at first, and then counts
+more and more; it learns faster than the decoder, which it has to keep up with.
 LPIPS-P is taken on the *loss* features; the *judge* features are never seen.  Shipped is the running
 average of the decoder's weights.
 
-Made small: HiFiC's critic sees patches of 38 pixels; ILLM's sees the same and not by a U-Net, knows 256
-names and not 1,024, and is not told the latents; Multi-Realism is told β through layers of 64 and not
+Made small: HiFiC's critic sees patches of 38 pixels; ILLM's sees the same and not by a U-Net, and knows 256
+names and not 1,024; Multi-Realism is told β through layers of 64 and not
 512, and β and the rate scale and shift activations.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +39,11 @@ from companion.photos import CropSampler
 
 # Pictures of a batch and their side, in turn.
 SHAPES: tuple[tuple[int, int], ...] = ((8, 128), (2, 256))
-PEAK = 2e-4
+PEAK, CRITIC_PEAK = 5e-4, 1e-3  # the decoder's learning rate, and its critic's
 ALONE, FULL = 0.1, 0.2  # of the training: until when the critic learns alone, when it counts fully
 FIDELITY = 150.0  # M
 PERCEIVED = 0.2  # Λ
-CRITIC = {"hific": 0.15, "illm": 0.03}  # G
+CRITIC = {"hific": 0.5, "illm": 0.1}  # G
 CRITIC["multirealism"] = CRITIC["hific"]
 NAMER_STEPS = 2_000
 
@@ -68,20 +70,24 @@ class Adversarial:
         self,
         name: str,
         seed: int,
-        critic_weight: float | None = None,
-        perceived_weight: float = PERCEIVED,
+        weight: float | None = None,
+        perceived: float = PERCEIVED,
+        peak: float = PEAK,
         dial: str = DIAL,
     ) -> None:
         named = name == "illm"
-        critic = PatchCritic(CODES + 1 if named else 1, conditional=not named)
-        self.name, self.seed, self.dial = name, seed, dial
-        self.critic_weight = CRITIC[name] if critic_weight is None else critic_weight
-        self.perceived_weight = perceived_weight
+        critic = PatchCritic(CODES + 1 if named else 1)
+        if named:  # half of what it sees is made up, which is one name of many
+            nn.init.constant_(critic.last.bias[CODES], math.log(CODES))  # type: ignore[index]
+        dial = dial if name == "multirealism" else "fourier"  # of a constant
+        self.name, self.seed, self.peak, self.dial = name, seed, peak, dial
+        self.weight = CRITIC[name] if weight is None else weight
+        self.perceived = perceived
         decoder, namer = Decoder(dial=dial), PatchNamer() if named else None
         kept = copy.deepcopy(decoder).requires_grad_(False)
         self.nets, self.steps = Players(decoder, kept, critic, namer), 0
-        self.ours = torch.optim.Adam(self.nets.decoder.parameters(), lr=PEAK, betas=(0.5, 0.99))
-        self.theirs = torch.optim.Adam(critic.parameters(), lr=PEAK, betas=(0.5, 0.99))
+        self.ours = torch.optim.Adam(self.nets.decoder.parameters(), lr=peak, betas=(0.5, 0.99))
+        self.theirs = torch.optim.Adam(critic.parameters(), lr=CRITIC_PEAK, betas=(0.5, 0.99))
 
     def _networks(self) -> dict[str, nn.Module]:
         return {who: net for who, net in vars(self.nets).items() if net is not None}
@@ -111,9 +117,9 @@ class Adversarial:
 
     def step(self, drawn: tuple[Tensor, ...], at: Moment, accelerator: Any) -> dict[str, float]:
         """Move the critic once and the decoder once; return what they say of themselves."""
-        for optimiser in (self.ours, self.theirs):
+        for optimiser, peak in ((self.ours, self.peak), (self.theirs, CRITIC_PEAK)):
             for group in optimiser.param_groups:
-                group["lr"] = at.rate * PEAK
+                group["lr"] = at.rate * peak
         x, mse, y_hat, told, beta = drawn
         nets = self.nets
         if self.name != "multirealism":
@@ -123,7 +129,8 @@ class Adversarial:
         fake = fake.float()
         seen = shown(fake)
         with accelerator.autocast():
-            real_scores, fake_scores = nets.critic(x, y_hat), nets.critic(seen.detach(), y_hat)
+            real_scores = nets.critic(x, y_hat, mse)
+            fake_scores = nets.critic(seen.detach(), y_hat, mse)
         names = None if nets.namer is None else nets.namer.labels(x)
         loss = critic_loss(real_scores.float(), fake_scores.float(), names)
         self.theirs.zero_grad()
@@ -132,13 +139,13 @@ class Adversarial:
 
         nets.critic.requires_grad_(False)
         with accelerator.autocast():
-            scores = nets.critic(seen, y_hat)
+            scores = nets.critic(seen, y_hat, mse)
         nets.critic.requires_grad_(True)
         judged = decoder_loss(scores.float(), names)
         perceived = lpips(x, seen, network("loss").to(x.device))
         squared = (fake - x).square().flatten(1).mean(1)
-        weight = beta if self.name == "multirealism" else torch.ones_like(beta)
-        felt = self.perceived_weight * perceived + weight_at(at) * self.critic_weight * judged
+        weight = beta / MOST_REALISM  # of all but Multi-Realism 1
+        felt = self.perceived * perceived + weight_at(at) * self.weight * judged
         total = (FIDELITY * squared + weight * felt).mean()
         self.ours.zero_grad()
         accelerator.backward(total)
@@ -147,9 +154,9 @@ class Adversarial:
         average(nets.average, nets.decoder, self.steps, len(x))
         self.steps += 1
         return {
-            "critic": round(loss.item(), 4),
+            "critic_loss": round(loss.item(), 4),
             "judged": round(judged.mean().item(), 4),
-            "perceived": round(perceived.mean().item(), 4),
+            "lpips_p": round(perceived.mean().item(), 4),
         }
 
     def painter(self) -> Painter:
@@ -176,8 +183,9 @@ class Adversarial:
     def facts(self) -> dict[str, Any]:
         """Return what its card says beside what all say."""
         return {
-            "critic_weight": self.critic_weight,
-            "perceived_weight": self.perceived_weight,
+            "weight": self.weight,
+            "perceived": self.perceived,
+            "peak": self.peak,
             "dial": self.dial,
         }
 

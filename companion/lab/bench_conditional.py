@@ -24,7 +24,7 @@ from companion.lab.yardstick import HELD_OUT_RATES, Yardstick
 RESULT = RESULTS / "conditional.json"
 RATE = HELD_OUT_RATES[0]
 MODELS = ("decoder-diffusion", f"hyper-{RATE}", "features-loss")
-STARTS, ENDS, MORE_STEPS = (0.5, 1.0, 2.0, 4.0), (0.004, 0.05, 0.1, 0.2), (8, 40)
+STARTS, ENDS, MORE_STEPS = (0.25, 0.5, 1.0, 2.0), (0.004, 0.05, 0.1, 0.2), (8, 40)
 
 
 def settings() -> list[dict[str, float]]:
@@ -74,7 +74,11 @@ def check() -> None:
             "Where draws start and end has not been chosen: run `companion bench conditional` first."
         )
     rows = json.loads(RESULT.read_text())["rows"]
-    grids = {"start": {START, *STARTS}, "end": {END, *ENDS}}
+    grids: dict[str, set[Any]] = {
+        "start": {START, *STARTS},
+        "end": {END, *ENDS},
+        "steps": {STEPS, *MORE_STEPS},
+    }
     usual = {"start": START, "end": END, "steps": STEPS}
     for name, grid in grids.items():
         others = {k: v for k, v in usual.items() if k != name}

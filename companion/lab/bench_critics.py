@@ -1,12 +1,13 @@
-"""`companion bench critics`: how much critics and LPIPS-P should count, by short trainings.
+"""`companion bench critics`: how the competitors should be trained, by short trainings.
 
-Each runs a whole short schedule at each weight and is judged by the mean of its last three
+Each runs a whole short schedule with one setting changed and is judged by the mean of its last three
 measurements on val: the rank of its KID-P in the eyes of the *loss* features, on which LPIPS-P is
 trained too, and that of its sliced Wasserstein distance, which no network decides; the least sum wins.
-What is chosen is written into `adversarial.CRITIC` and `adversarial.PERCEIVED`: first HiFiC's two weights,
-one varied at a time; the other trainings stand on them, and are done again where they change.  ILLM takes
-that of LPIPS-P, Multi-Realism, whose critic is HiFiC's, both, as the end-to-end codec does.  In the same way
-the two ways to tell it β are compared, also by the PSNR with the dial at no realism: `decoders.DIAL`.
+What is chosen is written into `adversarial`: first HiFiC's learning rate and the weights of its critic and
+of LPIPS-P; the other trainings stand on them, and are done again where they change.  ILLM has a weight of
+its own for its critic.  Multi-Realism, whose critic is HiFiC's, and the end-to-end codec take HiFiC's
+settings.  In the same way the two ways to tell Multi-Realism β are compared, also by the PSNR with the dial
+at no realism: `decoders.DIAL`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from companion import zoo
 from companion.errors import CompanionError
-from companion.lab.adversarial import CRITIC, PERCEIVED
+from companion.lab.adversarial import CRITIC, PEAK, PERCEIVED
 from companion.lab.bench_paces import pace
 from companion.lab.choices import SIGNS, check_choice, tried
 from companion.lab.decoders import DIAL
@@ -29,81 +31,104 @@ from companion.lab.work import Item, results_of
 
 RESULT = RESULTS / "critics.json"
 TRIALS = RESULTS / "critics"  # a few numbers of each, so that others can go on with the rest
-# Around the papers' 0.15 and 0.008.
-WEIGHTS = {"hific": (0.05, 0.15, 0.5), "illm": (0.008, 0.03, 0.1)}
-PERCEPTIONS = (0.05, 0.2, 1.0)
-DIALS = ("fourier", "table")
 SHARE = 0.2  # of the steps of a whole training
+# What is varied, one setting at a time.
+GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "hific": {
+        "weight": (0.15, 0.5, 1.5),
+        "perceived": (0.05, 0.2, 0.8),
+        "peak": (2e-4, 5e-4, 1.2e-3),
+    },
+    "illm": {"weight": (0.03, 0.1, 0.3)},
+    "multirealism": {"dial": ("fourier", "table")},
+    "end-to-end": {},
+}
+STAGES = ("hific",), ("illm", "multirealism")
+WHERE = {
+    "weight": "adversarial.CRITIC",
+    "perceived": "adversarial.PERCEIVED",
+    "peak": "adversarial.PEAK",
+    "dial": "decoders.DIAL",
+}
 
-CHOSEN = (*WEIGHTS, "multirealism", "end-to-end")  # whose settings are chosen here
+
+def usual(name: str) -> dict[str, Any]:
+    """Return the settings that a competitor is trained with."""
+    return {
+        "weight": CRITIC.get(name, CRITIC["hific"]),
+        "perceived": PERCEIVED,
+        "peak": PEAK,
+        "dial": DIAL if name == "multirealism" else "fourier",  # of all others a constant is told
+    }
 
 
-def trials() -> list[tuple[str, ShortTraining]]:
+def trials(names: tuple[str, ...]) -> list[tuple[str, ShortTraining]]:
     """Return whose training is tried, and how."""
-
-    def short(name: str, weight: float, **others: Any) -> tuple[str, ShortTraining]:
-        return name, ShortTraining(round(SHARE * steps_of(name)), weight, **others)
-
-    found = [short("hific", CRITIC["hific"], perceived=p) for p in PERCEPTIONS]
-    found += [short(name, w) for name, weights in WEIGHTS.items() for w in weights]
-    found += [short("multirealism", CRITIC["multirealism"], dial=d) for d in DIALS]
-    return list(dict.fromkeys(found))
-
-
-def items() -> list[Item]:
-    """Return the list of work."""
-    return [
-        Item(f"{n}-{t.name}", partial(curve_of, n, t), 1.1 * t.steps * pace(n)) for n, t in trials()
+    found = [
+        (name, ShortTraining(round(SHARE * steps_of(name)), **usual(name) | {what: value}))
+        for name in names
+        for what, values in GRIDS[name].items()
+        for value in values
     ]
+    return list(dict.fromkeys(found))
 
 
 def curve_of(name: str, trial: ShortTraining) -> dict[str, Tensor]:
     """Return what a short training came to, measurement by measurement: a whole one, never resumed."""
     curve = train(name, trial=trial, resume=False)
-    kept = ("step", "seconds", "psnr", "symbols_wrong", *SIGNS)
+    kept = ("step", "psnr", "symbols_wrong", "critic_loss", "judged", "lpips_p", *SIGNS)
     return {k: torch.tensor([float(p[k]) for p in curve]).double() for k in kept if k in curve[-1]}
 
 
 def run(part: tuple[int, int] = (0, 1)) -> None:
-    """Do a part of what is not done yet; whoever finds all done stores the table."""
-    results = results_of(items(), TRIALS, part)
-    if results is None:
-        return
+    """Do a part of what is not done yet; whoever finds a stage done stores the table."""
     rows: list[dict[str, Any]] = []
-    for (name, trial), result in zip(trials(), results.values(), strict=True):
-        end = {k: v[-3:].mean().item() for k, v in result.items()}
-        told = {"weight": trial.critic, "perceived": trial.perceived, "dial": trial.dial}
-        rows.append({"name": name, **told, **end})
-    for row in rows:
-        print("  ".join(f"{k} {v}" for k, v in row.items()))
-    write_result(
-        RESULT,
-        "companion bench critics",
-        rows,
-        weights=MODELS,
-        pictures="every fourth val picture of 256×256, two rates",
-    )
-    for name in CHOSEN:
-        check(name)
+    for names in STAGES:
+        stage = trials(names)
+        items = [
+            Item(f"{n}-{t.name}", partial(curve_of, n, t), 1.2 * t.steps * pace(n))
+            for n, t in stage
+        ]
+        results = results_of(items, TRIALS, part)
+        if results is None:
+            return
+        for (name, trial), result in zip(stage, results.values(), strict=True):
+            end = {k: v[-3:].mean().item() for k, v in result.items() if k != "step"}
+            rows.append({"name": name, **trial.settings, **end})
+            print("  ".join(f"{k} {v}" for k, v in rows[-1].items()))
+        write_result(
+            RESULT,
+            "companion bench critics",
+            rows,
+            weights=MODELS,
+            pictures="every fourth val picture of 256×256, two rates",
+        )
+        for name in names:
+            check(name)
 
 
 def check(name: str) -> None:
     """Refuse to train a competitor with other settings than were found best for it."""
     if not RESULT.exists():
         raise CompanionError(
-            "The weight of the critic has not been chosen: run `companion bench critics` first."
+            "How competitors are trained has not been chosen: run `companion bench critics` first."
         )
     if name != "hific":
-        check("hific")  # whose weights they take
+        check("hific")  # whose settings they take
     rows = [row for row in json.loads(RESULT.read_text())["rows"] if row["name"] == name]
+    mine = usual(name)
+    for what, grid in GRIDS[name].items():
+        found = tried(rows, what, grid, **{k: v for k, v in mine.items() if k != what})
+        check_choice(f"{what} of {name}", found, mine[what], WHERE[what])
 
-    mine = {"perceived": PERCEIVED, "dial": DIAL}
-    if name == "multirealism":
-        found = tried(rows, "dial", DIALS, weight=CRITIC[name], perceived=PERCEIVED)
-        check_choice("dial of multirealism", found, DIAL, "decoders.DIAL")
-    elif name in WEIGHTS:
-        found = tried(rows, "weight", WEIGHTS[name], **mine)
-        check_choice(f"weight of {name}'s critic", found, CRITIC[name], "adversarial.CRITIC")
-    if name == "hific":
-        found = tried(rows, "perceived", PERCEPTIONS, weight=CRITIC[name], dial=DIAL)
-        check_choice("weight of LPIPS-P", found, PERCEIVED, "adversarial.PERCEIVED")
+
+def check_weights(name: str) -> None:
+    """Refuse a trained competitor whose settings were not found best."""
+    check(name)
+    card = zoo.card(f"decoder-{name}")
+    trained = {k: card[k] for k in usual(name)}
+    if trained != usual(name):
+        raise CompanionError(
+            f"decoder-{name} was trained with {trained}, and val has chosen {usual(name)}: run "
+            f"`companion train decoder {name}`."
+        )

@@ -108,7 +108,7 @@ def conditional_decoder() -> ConditionalUNet:
     """Return the trained decoder of the zoo."""
     made = ConditionalUNet()
     made.load_state_dict(zoo.load("decoder-diffusion"))
-    return made.eval().requires_grad_(False)
+    return made.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def decode_conditional(

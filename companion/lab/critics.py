@@ -11,6 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 CODES = 256  # labels of the namer
 CELL = 8  # pixels a side that one label is for
+DETAIL = 8.0  # how much what is added to the MSE decode is enlarged
 
 
 def _conv(a: int, b: int, size: int, stride: int = 1) -> nn.Module:
@@ -18,29 +19,36 @@ def _conv(a: int, b: int, size: int, stride: int = 1) -> nn.Module:
 
 
 class PatchCritic(nn.Module):
-    """Scores of patches, given the latents: HiFiC's critic, or with more outputs ILLM's.
+    """Scores of patches, given the bytes: HiFiC's critic, or with more outputs ILLM's.
 
-    The latents are reduced to 12 channels, enlarged, and laid beside the picture.  A score sees 38
-    pixels a side.
+    The latents are reduced to 12 channels, enlarged, and laid beside the picture, as in HiFiC; and beside
+    them what the picture adds to the MSE decode, eightfold.  That is where decodes and originals differ:
+    from the picture alone a critic of this size has learned nothing in the first hundreds of steps.
+    A score sees 38 pixels a side.
     """
 
-    def __init__(self, outputs: int = 1, latents: int = 64, conditional: bool = True) -> None:
+    def __init__(self, outputs: int = 1, latents: int = 64) -> None:
         super().__init__()
-        self.told = _conv(latents, 12, 3) if conditional else None
-        widths = (3 + 12 * conditional, 48, 96, 160)
+        self.told = _conv(latents, 12, 3)
+        widths = (3 + 3 + 12, 48, 96, 160)
         halving = [_conv(a, b, 4, 2) for a, b in itertools.pairwise(widths)]
         self.layers = nn.ModuleList([*halving, _conv(widths[-1], widths[-1], 3)])
         self.last = nn.Conv2d(widths[-1], outputs, 1)
 
-    def forward(self, x: Tensor, y_hat: Tensor) -> Tensor:
-        """Return scores [N, outputs, H/8, W/8] of pictures in [0, 1]."""
-        h = 2 * x - 1
-        if self.told is not None:
-            side = functional.leaky_relu(self.told(y_hat.asinh()), 0.2)
-            h = torch.cat([h, functional.interpolate(side, size=x.shape[-2:])], dim=1)
+    def forward(self, x: Tensor, y_hat: Tensor, mse: Tensor) -> Tensor:
+        """Return scores [N, outputs, H/8, W/8] of pictures in [0, 1]; of a codec's own use `blurred`."""
+        side = functional.leaky_relu(self.told(y_hat.asinh()), 0.2)
+        side = functional.interpolate(side, size=x.shape[-2:])
+        h = torch.cat([2 * x - 1, DETAIL * (x - mse), side], dim=1)
         for layer in self.layers:
             h = functional.leaky_relu(layer(h), 0.2)
         return self.last(h)
+
+
+def blurred(x: Tensor) -> Tensor:
+    """Return pictures without their finest octave: what detail is held against where no MSE decode is."""
+    halved = functional.avg_pool2d(x, 2)
+    return functional.interpolate(halved, scale_factor=2, mode="bilinear")
 
 
 class PatchNamer(nn.Module):
@@ -68,6 +76,7 @@ class PatchNamer(nn.Module):
         self.codes: Tensor
         self.counts: Tensor
 
+    @torch.no_grad()
     def labels(self, x: Tensor) -> Tensor:
         """Return the names of the squares, int64 [N, H/8, W/8]."""
         return self._nearest(self.encoder(2 * x - 1))

@@ -12,7 +12,7 @@ the decoded latents, and adds what it believes was lost.  At the start of its tr
 The latents enter every network as asinh ŷ: at high rates ŷ is tens of quantiser steps, which would drown
 the picture beside it.
 
-Made small: a tenth of the widths, our photographs, minutes for days; what is kept of each is what its
+Made small: a tenth of the widths, our photographs, hours for days; what is kept of each is what its
 paper says makes it work.
 """
 
@@ -161,7 +161,7 @@ def competitor(name: str) -> Decoder:
         raise WeightsError(f"There is no competitor {name!r}; there are: {', '.join(one_pass)}.")
     made = Decoder(dial=zoo.card(f"decoder-{name}")["dial"])
     made.load_state_dict(zoo.load(f"decoder-{name}"))
-    return made.eval().requires_grad_(False)
+    return made.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

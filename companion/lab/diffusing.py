@@ -25,7 +25,7 @@ from companion.priors.diffusion import SHIPPED
 SHAPES: tuple[tuple[int, int], ...] = ((16, 64), (4, 128))
 PEAK = 3e-4
 QUICK = 8  # steps of the draws that are measured on the way
-MOST_NOISE = 8.0  # twice what draws are tried from: above it there is nothing to be learned
+MOST_NOISE = 4.0  # twice what draws are tried from: above it there is nothing to be learned
 
 
 class Diffusing:
@@ -112,7 +112,7 @@ class Diffusing:
         made = ConditionalUNet()
         made.load_state_dict(self.net.state_dict())
         self.average.copy_to(made.parameters())
-        return made
+        return made.to(memory_format=torch.channels_last)
 
     def painter(self) -> Painter:
         """Return short draws by what would be shipped now, seeds in the order of asking."""

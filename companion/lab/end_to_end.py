@@ -23,7 +23,9 @@ from companion.codecs.models import Hific, load_weights, weights
 from companion.codecs.neural import Learned
 from companion.lab.adversarial import (
     CRITIC,
+    CRITIC_PEAK,
     FIDELITY,
+    PEAK,
     PERCEIVED,
     SHAPES,
     critic_loss,
@@ -32,7 +34,7 @@ from companion.lab.adversarial import (
     weight_at,
 )
 from companion.lab.averaging import average
-from companion.lab.critics import PatchCritic
+from companion.lab.critics import PatchCritic, blurred
 from companion.lab.diagnose import symbols_wrong
 from companion.lab.train_codec import LAMBDAS, coded
 from companion.lab.yardstick import Moment, Yardstick
@@ -40,9 +42,9 @@ from companion.metrics import lpips, network
 from companion.photos import CropSampler
 
 RATE = 1
-PEAK = 2e-4
 USUAL = FIDELITY / (LAMBDAS[RATE] * 255**2)  # w that would weigh bits against MSE as Hyper did
 OVER, UNDER = 8.0, 0.5  # times that
+MEANT = 50  # batches of each shape, from which the target is taken
 MEMORY = 0.98  # of the running mean of the bits
 SMALL = "g_s."  # shipped in 8-bit steps, the decoder alone: an encoder's would cost, and tables bear none
 REFIT = 250  # steps between two fits of the medians that z is rounded around
@@ -64,7 +66,7 @@ class EndToEnd:
         self.average = copy.deepcopy(self.net).requires_grad_(False)
         kept = [p for name, p in self.net.named_parameters() if not name.endswith("quantiles")]
         self.ours = torch.optim.Adam(kept, lr=PEAK, betas=(0.5, 0.99))
-        self.theirs = torch.optim.Adam(self.critic.parameters(), lr=PEAK, betas=(0.5, 0.99))
+        self.theirs = torch.optim.Adam(self.critic.parameters(), lr=CRITIC_PEAK, betas=(0.5, 0.99))
         self.target = self.spent = torch.zeros(())  # bits per pixel: of Hyper, and of late
         self.steps = 0
 
@@ -92,10 +94,14 @@ class EndToEnd:
         fresh = {k: v for k, v in weights(self.net).items() if k.startswith("g_s.7.")}
         for net in (self.net, self.average):
             load_weights(net, {**zoo.load(f"hyper-{RATE}"), **fresh})
-        generator = torch.Generator().manual_seed(RATE)
-        x = CropSampler("train").draw(64, size=128, generator=generator)
+        generator, sampler = torch.Generator().manual_seed(RATE), CropSampler("train")
         with torch.no_grad():  # as in training, where noise stands for rounding
-            self.target = self.spent = coded(self.net.train(), x)[0]
+            found = [
+                coded(self.net.train(), sampler.draw(batch, size=side, generator=generator))[0]
+                for _ in range(MEANT)
+                for batch, side in self.shapes
+            ]
+        self.target = self.spent = torch.stack(found).mean()
 
     def to(self, device: torch.device) -> None:
         """Move everything to a device."""
@@ -111,19 +117,20 @@ class EndToEnd:
         ):  # what is shipped rounds around the medians that it learned with
             self.net.bottleneck._update_quantiles()
             self.average.bottleneck.quantiles.data.copy_(self.net.bottleneck.quantiles.data)
-        for optimiser in (self.ours, self.theirs):
+        for optimiser, peak in ((self.ours, PEAK), (self.theirs, CRITIC_PEAK)):
             for group in optimiser.param_groups:
-                group["lr"] = at.rate * PEAK
+                group["lr"] = at.rate * peak
         bpp, y_hat, fake = coded(self.net, x)
         latents, seen = y_hat.detach(), shown(fake)
-        real, made_up = self.critic(x, latents), self.critic(seen.detach(), latents)
+        real = self.critic(x, latents, blurred(x))
+        made_up = self.critic(seen.detach(), latents, blurred(seen.detach()))
         loss = critic_loss(real, made_up, None)
         self.theirs.zero_grad()
         accelerator.backward(loss)
         self.theirs.step()
 
         self.critic.requires_grad_(False)
-        judged = decoder_loss(self.critic(seen, latents), None).mean()
+        judged = decoder_loss(self.critic(seen, latents, blurred(seen)), None).mean()
         self.critic.requires_grad_(True)
         perceived = lpips(x, seen, network("loss").to(x.device)).mean()
         self.spent = bpp.detach().cpu().lerp(self.spent, MEMORY)
@@ -172,7 +179,8 @@ class EndToEnd:
         return {
             "data": "photos/train",
             "begun_from": f"hyper-{RATE}",
-            "critic_weight": CRITIC["hific"],
-            "perceived_weight": PERCEIVED,
+            "weight": CRITIC["hific"],
+            "perceived": PERCEIVED,
+            "peak": PEAK,
             "target_bpp": round(float(self.target), 4),
         }

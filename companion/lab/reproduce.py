@@ -15,7 +15,7 @@ from typing import Any
 
 from companion import zoo
 from companion.errors import CompanionError
-from companion.lab import bench_conditional, bench_inversion
+from companion.lab import bench_conditional, bench_critics, bench_inversion
 from companion.lab.claims import verdicts
 from companion.lab.measure import extractor, perceiver
 from companion.lab.rows import rows
@@ -24,6 +24,7 @@ from companion.lab.scales import Scale, scale_of
 from companion.lab.tables import tables
 from companion.lab.work import plan, results_of, unpacked
 
+TRAINED = ("hific", "illm", "multirealism")
 RESULT = RESULTS / "laptop.json"  # where the book keeps them: `--out` its folder
 
 
@@ -60,6 +61,7 @@ def unsettled() -> dict[str, str]:
     checks: dict[str, Callable[[], None]] = {
         "dps-100-on-hyper": partial(bench_inversion.check, *bench_inversion.stages()[-1]),
         "diffusion-on-hyper": bench_conditional.check,
+        **{name: partial(bench_critics.check_weights, name) for name in TRAINED},
     }
     found = {}
     for key, check in checks.items():

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
@@ -30,7 +30,7 @@ from companion.codecs import RATES, learned
 from companion.codecs.models import weights
 from companion.errors import CompanionError
 from companion.lab import adversarial, diffusing, end_to_end
-from companion.lab.adversarial import CRITIC, PERCEIVED, Adversarial
+from companion.lab.adversarial import CRITIC, PEAK, PERCEIVED, Adversarial
 from companion.lab.bench_paces import pace
 from companion.lab.decoders import DIAL, MOST_REALISM, NAMES, Decoder, conditions
 from companion.lab.diffusing import Diffusing
@@ -43,8 +43,8 @@ from companion.photos import CropSampler
 
 SEED = 20230612
 CAP = 7_200.0  # seconds of training on the machine of `bench_paces`, measurements not counted
-WARM = 200  # steps until the learning rate is reached, after a resume too
-LATE = 0.7  # of a short training: it is chosen by its end, and not measured before
+WARM = 50  # steps until the learning rate is reached, after a resume too
+LATE = 0.87  # of a short training: it is chosen by its end, and not measured before
 TAIL = 0.15  # of the schedule is left when nothing has been gained
 MODELS = (*(f"hyper-{rate}" for rate in RATES), "features-loss")  # that every training stands on
 LEAST_GAIN = 0.02  # of KID-P in the last fifth of the steps …
@@ -56,15 +56,21 @@ class ShortTraining:
     """A training to choose by: nothing of it is shipped."""
 
     steps: int
-    critic: float  # G, the weight of the critic
-    perceived: float = PERCEIVED  # Λ, that of LPIPS-P
-    dial: str = DIAL
+    weight: float  # G, of the critic
+    perceived: float  # Λ, the weight of LPIPS-P
+    peak: float  # the learning rate
+    dial: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what is chosen."""
+        return {k: v for k, v in asdict(self).items() if k != "steps"}
 
     @property
     def name(self) -> str:
         """Return the name of its run, behind the decoder's."""
         told = mark(MODELS, *common("illm"), self.steps)
-        return f"{self.dial}-G{self.critic:g}-L{self.perceived:g}-{told}"
+        return f"{self.dial}-G{self.weight:g}-L{self.perceived:g}-{self.peak:g}-{told}"
 
 
 def known(name: str) -> None:
@@ -81,11 +87,7 @@ def trainee(name: str, trial: ShortTraining | None = None, step: int = 0) -> Tra
     seed = SEED + step
     if name == "diffusion":
         return Diffusing(seed)
-    return (
-        Adversarial(name, seed)
-        if trial is None
-        else Adversarial(name, seed, trial.critic, trial.perceived, trial.dial)
-    )
+    return Adversarial(name, seed) if trial is None else Adversarial(name, seed, **trial.settings)
 
 
 def steps_of(name: str) -> int:
@@ -95,14 +97,15 @@ def steps_of(name: str) -> int:
 
 def common(name: str) -> tuple[object, ...]:
     """Return what a training depends on beside the models, weights that are searched for, and steps."""
+    usual = SEED, WARM, TAIL, LEAST_GAIN
     if name == "diffusion":
-        return SEED, diffusing.PEAK, diffusing.MOST_NOISE, Diffusing.shapes
+        return *usual, diffusing.PEAK, diffusing.MOST_NOISE, Diffusing.shapes
     a = adversarial
-    found = SEED, a.FIDELITY, a.ALONE, a.FULL, Adversarial.shapes
+    found = *usual, a.FIDELITY, a.ALONE, a.FULL, a.CRITIC_PEAK, Adversarial.shapes
     if name == "end-to-end":
         e = end_to_end
-        return *found, e.PEAK, e.OVER, e.UNDER, e.MEMORY, e.USUAL
-    return *found, a.PEAK, a.NAMER_STEPS if name == "illm" else 0
+        return *found, e.OVER, e.UNDER, e.MEMORY, e.USUAL
+    return *found, a.NAMER_STEPS if name == "illm" else 0
 
 
 def made_by(name: str) -> str:
@@ -110,7 +113,7 @@ def made_by(name: str) -> str:
     if name == "diffusion":
         prior = {diffusing.SHIPPED} & {*zoo.names()}
         return mark((*MODELS, *prior), *common(name), steps_of(name))
-    weights = PERCEIVED, CRITIC.get(name, CRITIC["hific"])
+    weights = PEAK, PERCEIVED, CRITIC.get(name, CRITIC["hific"])
     told = (DIAL,) if name == "multirealism" else ()
     return mark(MODELS, *common(name), *weights, *told, steps_of(name))
 
@@ -152,7 +155,7 @@ def train(
 
     known(name)
     shipping = fraction >= 1 and trial is None
-    if shipping and name in bench_critics.CHOSEN:
+    if shipping and name in bench_critics.GRIDS:
         bench_critics.check(name)  # before the hours, not after
     steps = steps_of(name) if trial is None else trial.steps
     run = Run(f"decoder-{name}-{made_by(name) if trial is None else trial.name}")
@@ -170,7 +173,7 @@ def train(
     batches = Batches("train", SEED + run.step, student.shapes)
     first, spent = run.step, run.seconds
     skipped = int(run.curve[-1]["skipped"]) if run.curve else 0
-    if not run.curve:
+    if not run.curve and trial is None:
         run.curve.append({"step": 0, "seconds": 0.0, "skipped": 0, **student.measured(yardstick)})
     stop, apart = math.ceil(steps * min(1.0, fraction)), math.ceil(steps / student.points)
     bar = tqdm(total=stop, initial=first + skipped, desc=run.name, unit="step", mininterval=5)
@@ -192,7 +195,7 @@ def train(
                 run.curve[:-1], steps
             )  # one may be luck
             if trial is None and at_rest and share < 1 - TAIL:
-                skipped = round((1 - TAIL) * steps) - run.step
+                skipped = max(0, round((1 - TAIL) * steps) - run.step)
             run.curve[-1]["skipped"] = skipped
             bar.set_postfix(measured)
             run.save(student.tensors(), seconds=spent)  # measurements do not count
@@ -229,7 +232,7 @@ def ship(name: str, run: Run, student: Trainee, yardstick: Yardstick) -> None:
         "seed": SEED,
         "cap_seconds": CAP,
         "seconds_a_step": pace(name),
-        "settled": bool(run.curve[-1]["skipped"]),
+        "settled": bool(run.curve[-1]["skipped"]) or settled(run.curve, steps_of(name)),
         "metrics": student.measured(yardstick),
         # A fresh decoder adds nothing to the MSE decode.
         "beside": {"mse_decode": yardstick.measure(Decoder(), student.rates)},
