@@ -26,7 +26,13 @@ from companion.lab.methods import Method, gaussian_draws
 from companion.lab.reproduce import reproduce
 from companion.lab.rows import fewest, rows, seen_twice
 from companion.lab.scales import SCALES, Scale, material, photos, spread_order
-from companion.lab.tables import ablation_differences, deltas, differences, own_bytes
+from companion.lab.tables import (
+    ablation_differences,
+    deltas,
+    differences,
+    own_bytes,
+    share_interval,
+)
 from companion.lab.trials import ZETA
 from companion.lab.work import first_of, undone
 from companion.metrics import mean, network, stored
@@ -376,8 +382,8 @@ def test_surrogates_are_compared_with_the_usual_one() -> None:
 def test_curves_without_a_common_rate_have_no_delta() -> None:
     def row(method: str, bpp: float) -> dict[str, Any]:
         figures = {"psnr": {"value": 30 + bpp}, "fid_p": {"value": 30 - bpp}}
-        told = {"method": method, "codec": method, "bpp": bpp, "pictures": 4}
-        return told | {"drawn": figures}
+        told = {"method": method, "codec": method, "rate": bpp, "pictures": 4}
+        return told | {"bits": {"value": bpp}, "drawn": figures}
 
     made = [row("hyper", b) for b in (0.1, 0.2, 0.3, 0.4)]
     near = deltas([*made, *(row("elic", b) for b in (0.1, 0.2, 0.3, 0.4))])
@@ -393,7 +399,9 @@ def test_a_delta_varies_with_the_photos() -> None:
     def row(method: str, bpp: float, gain: list[float]) -> dict[str, Any]:
         values = torch.tensor([30 + 10 * bpp + g for g in gain])
         figures = {name: stored(mean("PSNR", values, [0, 1, 2])) for name in ("psnr", "fid_p")}
-        return {"method": method, "codec": method, "bpp": bpp, "pictures": 3, "drawn": figures}
+        bits = stored(mean("Bits per pixel", torch.tensor([bpp] * 3), [0, 1, 2]))
+        told = {"method": method, "codec": method, "rate": bpp, "bits": bits, "pictures": 3}
+        return {**told, "drawn": figures}
 
     rates = (0.1, 0.2, 0.3, 0.4)
     gain = [1.0, 2.0, 3.0]
@@ -409,8 +417,10 @@ def test_a_delta_that_hangs_on_one_photo_has_no_interval() -> None:
 
     def row(method: str, bpp: float, values: list[float]) -> dict[str, Any]:
         score = stored(mean("PSNR", torch.tensor(values), [0, 1, 2]))
+        bits = stored(mean("Bits per pixel", torch.tensor([bpp] * 3), [0, 1, 2]))
         figures = {"psnr": score, "fid_p": score}
-        return {"method": method, "codec": method, "bpp": bpp, "pictures": 3, "drawn": figures}
+        told = {"method": method, "codec": method, "rate": bpp, "bits": bits, "pictures": 3}
+        return {**told, "drawn": figures}
 
     rates = (0.1, 0.2, 0.3, 0.4)
     curve = ([31.0, 31.0, 31.0], [30.9, 30.9, 34.0], [33.0, 33.0, 34.0], [34.0, 34.0, 35.0])
@@ -422,16 +432,42 @@ def test_a_delta_that_hangs_on_one_photo_has_no_interval() -> None:
     assert "interval" in found["bd_psnr"]
 
 
+def test_bits_that_vary_with_the_photos_widen_a_delta_between_codecs_alone() -> None:
+    def row(method: str, codec: str, rate: float, factor: list[float]) -> dict[str, Any]:
+        photos, ids = torch.tensor(factor), [0, 1, 2]
+        score = stored(mean("PSNR", 30 + 10 * rate + torch.tensor([0.0, 0.1, 0.2]), ids))
+        bits = stored(mean("Bits per pixel", rate * photos, ids))
+        told = {"method": method, "codec": codec, "rate": rate, "pictures": 3}
+        return {**told, "bits": bits, "drawn": {"psnr": score, "fid_p": score}}
+
+    rates = (0.1, 0.2, 0.3, 0.4)
+    made = [row("hyper", "hyper", b, [0.5, 1.0, 1.5]) for b in rates]
+    made += [row("ours-fast", "hyper", b, [0.5, 1.0, 1.5]) for b in rates]
+    made += [row("jpeg", "jpeg", b, [1.5, 1.0, 0.5]) for b in rates]
+    same, other = deltas(made)
+    assert same["bd_psnr"]["interval"] == pytest.approx((0, 0), abs=1e-9)
+    assert other["bd_psnr"]["interval"][1] > 1
+
+
+def test_the_interval_of_a_share_stays_within_and_is_never_certain() -> None:
+    for share in (0.0, 0.5, 1.0):
+        low, high = share_interval(share, 40)
+        assert 0 <= low <= share <= high <= 1
+        assert high - low > 0.05
+    assert share_interval(1.0, 400)[0] > share_interval(1.0, 40)[0]
+
+
 def test_curves_are_of_the_same_pictures() -> None:
     def row(method: str, bpp: float, pictures: int, **more: Any) -> dict[str, Any]:
         figures = {"psnr": {"value": 30 + bpp}, "fid_p": {"value": 30 - bpp}}
-        told = {"method": method, "codec": "hyper", "bpp": bpp, "pictures": pictures}
+        told = {"method": method, "codec": "hyper", "rate": bpp, "pictures": pictures}
         return told | {"drawn": figures} | more
 
     some = {"psnr": {"value": 20.0}, "fid_p": {"value": 50.0}}
     rates = (0.1, 0.2, 0.3, 0.4)
-    made = [row("hyper", b, 8, few=some, few_bpp=b) for b in rates]
-    made += [row("ours-best", b, 4) for b in rates]
+    bits = [{"value": b} for b in rates]
+    made = [row("hyper", b["value"], 8, few=some, bits={}, few_bits=b) for b in bits]
+    made += [row("ours-best", b["value"], 4, bits=b) for b in bits]
     (slow,) = deltas(made)
     assert slow["bd_fid_p"]["value"] == pytest.approx(
         30 - 50 - 0.22, abs=0.1

@@ -26,7 +26,7 @@ from companion.lab.bench_paces import pace
 from companion.lab.choices import SIGNS, check_choice, tried
 from companion.lab.decoders import DIAL
 from companion.lab.runs import RESULTS, write_result
-from companion.lab.train_decoder import MODELS, ShortTraining, steps_of, train
+from companion.lab.train_decoder import MODELS, ShortTraining, steps_of, train, zoo_name
 from companion.lab.work import Item, results_of
 
 RESULT = RESULTS / "critics.json"
@@ -125,10 +125,10 @@ def check(name: str) -> None:
 def check_weights(name: str) -> None:
     """Refuse a trained competitor whose settings were not found best."""
     check(name)
-    card = zoo.card(f"decoder-{name}")
-    trained = {k: card[k] for k in usual(name)}
+    card = zoo.card(zoo_name(name))
+    trained = {k: card.get(k, v) for k, v in usual(name).items()}
     if trained != usual(name):
         raise CompanionError(
-            f"decoder-{name} was trained with {trained}, and val has chosen {usual(name)}: run "
+            f"{zoo_name(name)} was trained with {trained}, and val has chosen {usual(name)}: run "
             f"`companion train decoder {name}`."
         )

@@ -23,7 +23,7 @@ class PatchCritic(nn.Module):
 
     The latents are reduced to 12 channels, enlarged, and laid beside the picture, as in HiFiC; and beside
     them what the picture adds to the MSE decode, eightfold.  That is where decodes and originals differ:
-    from the picture alone a critic of this size has learned nothing in the first hundreds of steps.
+    from the picture alone a critic of this size has learned nothing after a hundred and fifty steps.
     A score sees 38 pixels a side.
     """
 

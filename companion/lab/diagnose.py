@@ -10,6 +10,7 @@ the MSE decode, against 2D*/(D* + b).  All but the first need the originals, and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from companion.metrics import (
     Score,
     compare_deviations,
     deviations,
+    difference,
     exchangeability,
     mean,
     mse_ratio,
@@ -84,10 +86,11 @@ def posterior(
     if len(draws) > 1:
         found["exchangeability"] = exchangeability(x, draws, photo).as_dict()
     measured, expected = mse_ratio(x, draws, mse, photo)
-    found["mse_ratio"] = {
-        "measured": measured.as_dict(),
-        "expected": None if expected is None or deterministic else expected.as_dict(),
-    }
+    found["mse_ratio"] = {"measured": measured.as_dict(), "expected": None}
+    if expected is not None and not deterministic:
+        gap = replace(expected, name=measured.name)  # one measure, twice
+        found["mse_ratio"]["expected"] = expected.as_dict()
+        found["mse_ratio"]["beyond"] = difference(measured, gap).as_dict()
     if not deterministic and len(draws) > 1:
         found["ranks"] = {}
         for name, statistic in STATISTICS.items():

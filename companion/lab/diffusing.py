@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from companion import zoo
 from companion.errors import WeightsError
-from companion.lab.conditional import STEPS, ConditionalUNet, Told, draw_given
+from companion.lab.conditional import END, START, STEPS, ConditionalUNet, Told, draw_given
 from companion.lab.decoders import Painter
 from companion.lab.train_prior import DECAY, scheduler, v_loss
 from companion.lab.yardstick import HELD_OUT_RATES, Moment, Yardstick
@@ -141,5 +141,7 @@ class Diffusing:
             "begun_from_steps": self.begun,
             "steps_of_a_draw": STEPS,
             "steps_of_a_measured_draw": QUICK,
+            "start": START,
+            "end": END,
             "most_noise": MOST_NOISE,
         }

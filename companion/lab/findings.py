@@ -82,7 +82,8 @@ def better_than(other: str, figure: str, codec: str = "hyper") -> Callable[[Resu
             if behind or len(beside) < len(scores):
                 return UNKNOWN, (
                     f"{other} is no competitor yet: not nearer to photographs than the MSE decode at "
-                    f"rates {', '.join(behind) or 'that were not measured'}"
+                    f"rates {', '.join(behind) or 'that were not measured'}; {other} - ours in "
+                    f"{figure}, by rate: {described(scores)}"
                 )
         outcome = by_share([above_zero(s) for s in scores], least=ENOUGH_RATES)
         return outcome, f"{other} - ours in {figure}, by rate: {described(scores)}"
@@ -255,7 +256,7 @@ def exchangeable(results: Results) -> Finding:
 def mismatch_falls(results: Results) -> Finding:
     """Test that a decoder that learns the posterior comes to re-compress to its bytes.
 
-    Not from the first step, at which it ignores the bytes, but from the first measurement after; and
+    Not from the first step, at which its network ignores the bytes, but from the first measurement after; and
     held only where it ends below the MSE decode.  Beside it, what a critic teaches HiFiC's.
     """
     from scipy.stats import spearmanr

@@ -8,7 +8,6 @@ of a change in the code it knows nothing: after one, begin in another folder.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from companion.codecs.neural import Learned
 from companion.decode import default_seed
 from companion.lab.diagnose import symbols_wrong
 from companion.lab.methods import LEARNED, Method
+from companion.lab.runs import clocks, since
 from companion.lab.scales import CROP, RATE, Scale, material
 from companion.lab.work import Item, joined
 from companion.metrics import psnr
@@ -143,12 +143,12 @@ def round_trip(
     the first: what changes is not luck.
     """
     coder = method.coder(rate)
-    since = time.perf_counter()
+    clock = clocks()
     streams = coder.compress(x)
-    encoding = time.perf_counter() - since
-    since = time.perf_counter()
+    encoding = since(clock)
+    clock = clocks()
     y, raw = method.decode_both(rate, streams, seeds)
-    decoding = time.perf_counter() - since
+    decoding = since(clock)
     result = {
         "drawn": eight(y),
         "bytes": torch.tensor([len(s) for s in streams]),

@@ -6,7 +6,6 @@ values without each photo; `companion.lab.tables` compares rows by them and leav
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,10 +21,10 @@ from companion.lab.diagnose import diagnose, u_histogram
 from companion.lab.jobs import SLOW, draws_of, gathered, jobs, one_rate
 from companion.lab.measure import disjoint, figures, measure
 from companion.lab.methods import LEARNED, Method
-from companion.lab.runs import commit, hardware
+from companion.lab.runs import clocks, commit, hardware, since
 from companion.lab.scales import CROP, FIXED, RATE, Scale, material, photos
 from companion.lab.work import Item, mark, measurement
-from companion.metrics import mean, psnr
+from companion.metrics import mean, psnr, stored
 
 DIAL = (0.0, 0.25, 0.5, 0.75, 1.0)
 SECONDS = {"photos": 100.0, "dial": 100.0}  # a row of 128 pictures, roughly; others are quick
@@ -131,7 +130,7 @@ def photo_row(scale: Scale, folder: Path, method: Method, rate: int, few: int | 
         "bpp": 8 * float(shard["bytes"].double().mean()) / scale.side**2,
         "evaluations": method.evaluations,
         "exact": float(shard["exact"].double().mean()),
-        "intervals": intervals(shard, ids, scale.side**2),
+        "bits": rate_of(shard["bytes"], ids, scale.side**2),
         "change": seen_twice(shard["change"], ids),
         "drawn": figures(x, y, ids, scale.features),
         "disjoint": disjoint(x, y, ids, scale.features),
@@ -150,7 +149,8 @@ def photo_row(scale: Scale, folder: Path, method: Method, rate: int, few: int | 
         row["raw_symbols_wrong"] = mean("Symbols wrong", shard["raw wrong"], ids).as_dict()
     if few:
         row["few_pictures"], row["few"] = few, row["drawn"]
-        row["few_bpp"] = 8 * float(shard["bytes"][:few].double().mean()) / scale.side**2
+        row["few_bits"] = rate_of(shard["bytes"][:few], ids[:few], scale.side**2)
+        row["few_bpp"] = row["few_bits"]["value"]
         if few < n:
             row["few"] = figures(x[:few], y[:few], ids[:few], scale.features)
     if rate == RATE and method.codec in LEARNED:
@@ -167,23 +167,18 @@ def timed(scale: Scale, method: Method) -> Row:
     rate = one_rate(method)
     coder, took = method.coder(rate), []
     for _ in range(1 if method.seconds > SLOW else 3):
-        begun = time.perf_counter()
+        clock = clocks()
         streams = coder.compress(x[:1])
-        encoded = time.perf_counter()
+        encoding, clock = since(clock), clocks()
         method.decode(rate, streams, [0])
-        took.append((encoded - begun, time.perf_counter() - encoded))
-    encoding, decoding = (min(t) for t in zip(*took, strict=True))
-    return named(method, rate) | {"encode_seconds": encoding, "decode_seconds": decoding}
+        took.append((encoding, since(clock)))
+    encode, decode = (min(t) for t in zip(*took, strict=True))
+    return named(method, rate) | {"encode_seconds": encode, "decode_seconds": decode}
 
 
-def intervals(shard: dict[str, Tensor], ids: list[int], pixels: int) -> Row:
-    """Return the intervals over photos of what a row gives as a plain number."""
-    shares = {"bpp": 8 * shard["bytes"] / pixels, "exact": shard["exact"]}
-    if "projected exact" in shard:
-        shares["projected_exact"] = shard["projected exact"]
-    return {
-        name: mean(name, v.double(), ids).as_dict().get("interval") for name, v in shares.items()
-    }
+def rate_of(sizes: Tensor, ids: list[int], pixels: int) -> Row:
+    """Return bits per pixel with what comparisons need: curves are compared photo by photo."""
+    return stored(mean("Bits per pixel", 8 * sizes / pixels, ids, resampling=None))
 
 
 def seen_twice(change: Tensor, ids: list[int]) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from companion import zoo
+from companion.codecs import RATES
 from companion.errors import CompanionError
 from companion.lab.measure import paired
 from companion.lab.scales import Scale
@@ -25,7 +27,7 @@ DELTAS: dict[str, tuple[str, Callable[..., Delta]]] = {
     "bd_fid_p": ("fid_p", bd_quality),
     "bd_rate": ("psnr", bd_rate),
 }
-Stored = list[tuple[float, Row]]  # a curve: bits per pixel, and a score as it is stored
+Stored = list[tuple[Row, Row]]  # a curve: bits per pixel and a score, as they are stored
 TABLES = ("photos", "graphics", "chains", "crops", "dial", "seconds")
 
 
@@ -35,17 +37,18 @@ def tables(scale: Scale, rows: Sequence[Row]) -> dict[str, Any]:
     ablations = [r for r in of["crops"] if r["method"].startswith("ablation")]
     posterior = [r for r in of["crops"] if not r["method"].startswith("ablation")]
     found: dict[str, Any] = {
-        "rows": of["photos"],
+        "rows": [with_shares(r) for r in of["photos"]],
         "differences": differences(of["photos"]),
         "against_mse": against_mse(of["photos"]),
         "own_bytes": own_bytes(of["photos"]),
         "projection": projection(of["photos"]),
+        "above_floor": above_floor(of["photos"]),
         "deltas": deltas(of["photos"]),
         "posterior": posterior,
         "ablations": ablations,
         "ablation_differences": ablation_differences(ablations),
         "dial": of["dial"],
-        "generations": of["chains"],
+        "generations": [with_shares(r) for r in of["chains"]],
         "graphics": of["graphics"],
         "graphics_differences": differences(of["graphics"]),
         "domain_differences": domain_differences(of["photos"]),
@@ -53,6 +56,31 @@ def tables(scale: Scale, rows: Sequence[Row]) -> dict[str, Any]:
         "training": training(scale),
     }
     return {name: [shown_row(r) for r in table] for name, table in found.items()}
+
+
+def with_shares(row: Row) -> Row:
+    """Return a row with the intervals of its shares of decodes that are exact, by photos."""
+    if "last_exact" in row:
+        kept = dict(row["last_exact"])
+        kept["interval"] = share_interval(kept["value"], kept["photos"])
+        return {**row, "last_exact": kept}
+    photos = row["drawn"]["psnr"]["photos"]
+    shares = {k: share_interval(row[k], photos) for k in ("exact", "projected_exact") if k in row}
+    bits = row["bits"]["interval"] if "bits" in row else row["intervals"]["bpp"]
+    return {**row, "intervals": {"bpp": bits, **shares}}
+
+
+def share_interval(share: float, photos: int) -> tuple[float, float]:
+    """Return Wilson's interval of 95 % for a share, as if each photo had been asked once.
+
+    Pictures of one photo may say the same, and where all do a jackknife would be certain.
+    """
+    z = 1.959964
+    middle = (share + z * z / (2 * photos)) / (1 + z * z / photos)
+    reach = (
+        z / (1 + z * z / photos) * math.sqrt(share * (1 - share) / photos + (z / (2 * photos)) ** 2)
+    )
+    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def shown_row(row: Row) -> Row:
@@ -158,11 +186,23 @@ def projection(rows: Sequence[Row]) -> list[Row]:
     """Return what bringing decodes into their cells changes: after minus before, a row each."""
     return [
         {
-            **{k: row[k] for k in ("method", "codec", "rate")},
+            **{k: row[k] for k in ("method", "codec", "rate", "pictures")},
             **paired(row["projected"], row["raw"] if "raw" in row else row["drawn"]),
         }
         for row in rows
         if "projected" in row
+    ]
+
+
+def above_floor(rows: Sequence[Row]) -> list[Row]:
+    """Return by how much decodes are farther from other photos than their own originals are."""
+    return [
+        {
+            **{k: row[k] for k in ("method", "codec", "rate")},
+            **paired(row["disjoint"]["decodes"], row["disjoint"]["floor"], ("fid_p", "kid_p")),
+        }
+        for row in rows
+        if row.get("disjoint")
     ]
 
 
@@ -187,10 +227,13 @@ def ablation_differences(rows: Sequence[Row]) -> list[Row]:
 def deltas(rows: Sequence[Row], anchor: str = ANCHOR) -> list[Row]:
     """Return Bjøntegaard's deltas of every method with four rates against Hyper's MSE decode."""
 
+    # The same bytes, so that whoever has them photo by photo has them for all.
+    known = {bytes_of(r): r for r in rows if "bits" in r}
+
     def curve(key: tuple[str, str], figure: str, few: bool = False) -> Stored:
         mine = [r for r in rows if (r["method"], r["codec"]) == key and ("few" in r or not few)]
-        bpp, drawn = ("few_bpp", "few") if few else ("bpp", "drawn")
-        return [(r[bpp], r[drawn][figure]) for r in mine]
+        bits, drawn = ("few_bits", "few") if few else ("bits", "drawn")
+        return [(known[bytes_of(r)][bits], r[drawn][figure]) for r in mine]
 
     def pictures(key: tuple[str, str]) -> set[int]:
         return {r["pictures"] for r in rows if (r["method"], r["codec"]) == key}
@@ -208,18 +251,23 @@ def deltas(rows: Sequence[Row], anchor: str = ANCHOR) -> list[Row]:
     return found
 
 
+def bytes_of(row: Row) -> tuple[str, int, int]:
+    """Return what two rows share that are of the same bytes of the same pictures."""
+    return row["codec"], row["rate"], row["pictures"]
+
+
 def delta(anchor: Stored, mine: Stored, measure: Callable[..., Delta]) -> Row:
     """Return one such delta of two curves of stored scores, and its interval over photos."""
 
     def between(pick: Callable[[Row], float]) -> Delta:
-        return measure(*([(bpp, pick(s)) for bpp, s in curve] for curve in (anchor, mine)))
+        return measure(*([(pick(b), pick(s)) for b, s in curve] for curve in (anchor, mine)))
 
     try:
         found = between(lambda s: s["value"])
     except CompanionError as problem:  # no rates in common, or no rate at equal quality
         return {"value": None, "overlap": 0.0, "caveat": str(problem)}
     told: Row = {"value": found.value, "overlap": found.overlap, "caveat": found.caveat}
-    scores = [s for _, s in (*anchor, *mine)]
+    scores = [s for point in (*anchor, *mine) for s in point]
     photos = {tuple(s.get("ids", ())) for s in scores}
     if len(photos) == 1 and all("without" in s for s in scores):
 
@@ -235,16 +283,16 @@ def delta(anchor: Stored, mine: Stored, measure: Callable[..., Delta]) -> Row:
 def complexity(scale: Scale, rows: Sequence[Row]) -> list[Row]:
     """Return for each method its parameters, training hours, evaluations, and seconds a picture.
 
-    Parameters are of the models of one rate; hours of all rates, and of the model that a training
-    began from.
+    Parameters are of the models of one rate; hours of all rates that the codec has, of the model that a
+    training began from, and of a competitor those on the machine that paced it.
     """
     methods = {(m.name, m.codec): m for m in scale.present()}
     found = []
     for row in rows:
         name, codec = row["method"], row["codec"]
         method = methods[name, codec]
-        used = dict.fromkeys(n for rate in method.rates for n in method.models(rate))
-        cards = [zoo.card(n) for n in used]
+        rates = RATES if codec in (ANCHOR, "elic") else method.rates
+        cards = [zoo.card(n) for n in dict.fromkeys(n for r in rates for n in method.models(r))]
         one = [zoo.card(n) for n in method.models(method.rates[0])]
         before = [zoo.card(c["begun_from"]) for c in cards if c.get("begun_from")]
         found.append(
@@ -252,13 +300,20 @@ def complexity(scale: Scale, rows: Sequence[Row]) -> list[Row]:
                 "method": name,
                 "codec": codec,
                 "parameters": sum(c.get("parameters", 0) for c in one),
-                "training_hours": {c["name"]: c.get("hours") for c in [*cards, *before]},
+                "training_hours": {c["name"]: hours_of(c) for c in [*cards, *before]},
                 "evaluations": method.evaluations,
                 "encode_seconds": row["encode_seconds"],
                 "decode_seconds": row["decode_seconds"],
             }
         )
     return found
+
+
+def hours_of(card: Row) -> float | None:
+    """Return the hours of a training, on the machine that paced it where there is one."""
+    if "seconds_a_step" in card:
+        return round(card["steps"] * card["seconds_a_step"] / 3600, 3)
+    return card.get("hours")
 
 
 def training(scale: Scale) -> list[Row]:

@@ -90,6 +90,11 @@ def trainee(name: str, trial: ShortTraining | None = None, step: int = 0) -> Tra
     return Adversarial(name, seed) if trial is None else Adversarial(name, seed, **trial.settings)
 
 
+def zoo_name(name: str) -> str:
+    """Return what a competitor is called in the zoo."""
+    return f"hific-{END_TO_END}" if name == "end-to-end" else f"decoder-{name}"
+
+
 def steps_of(name: str) -> int:
     """Return the steps of a training: those of `CAP` seconds."""
     return round(CAP / pace(name))
@@ -221,7 +226,7 @@ def ship(name: str, run: Run, student: Trainee, yardstick: Yardstick) -> None:
     """Put a competitor into the zoo, with its card."""
     module = student.shipped()
     codec = name == "end-to-end"  # which `learned` opens
-    target = f"hific-{END_TO_END}" if codec else f"decoder-{name}"
+    target = zoo_name(name)
     gaps = student.compared(yardstick)
     told: dict[str, Any] = {
         "architecture": type(module).__name__,

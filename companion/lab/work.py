@@ -31,8 +31,9 @@ from tqdm import tqdm
 
 from companion import zoo
 from companion.errors import CompanionError
+from companion.lab.runs import clocks, since
 
-TOOK = "took"  # the seconds of an item, in its own result
+TOOK = "took"  # the seconds that an item was worked on, in its own result
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,9 @@ def work(items: Sequence[Item], folder: Path, part: tuple[int, int] = (0, 1)) ->
 
         def do(item: Item) -> None:
             bar.set_postfix_str(item.name)
-            began = time.perf_counter()
+            clock = clocks()
             result = item.run()
-            store(result | {TOOK: torch.tensor([time.perf_counter() - began])}, item.file(folder))
+            store(result | {TOOK: torch.tensor([since(clock)])}, item.file(folder))
             bar.update(round(item.seconds))
 
         for item in first:
