@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,15 +268,15 @@ def test_no_test_picture_is_seen_before_all_is_chosen(
         ]
         search.write_text(json.dumps({"weights": {}, "rows": rows}))
 
-    *_, other = (
-        t.options["zeta"]
-        for t in trials.PHOTOS.trials[1:-1]
-        if t.options["zeta"] != trials.PHOTO_ZETA[100]
+    inner = trials.PHOTOS.trials[1].options["zeta"]
+    heedless, heeded = (
+        replace(trials.PHOTOS, chosen=(("dps", 100, "zeta", z),)) for z in (inner / 7, inner)
     )
-    found(best=other)
-    with pytest.raises(CompanionError, match=rf"best zeta .* is {other}"):  # and not heeded
+    found(best=inner)
+    monkeypatch.setattr(bench_inversion, "stages", lambda: [(heedless, search)])
+    with pytest.raises(CompanionError, match=rf"best zeta .* is {inner}, and"):
         module.reproduce("laptop", tmp_path)
-    found(best=trials.PHOTO_ZETA[100])
+    monkeypatch.setattr(bench_inversion, "stages", lambda: [(heeded, search)])
     assert "dps-100-on-hyper" not in module.unsettled()
     monkeypatch.setattr(bench_conditional, "RESULT", tmp_path / "none.json")
     assert "bench conditional` first" in module.unsettled()["diffusion-on-hyper"]

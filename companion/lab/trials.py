@@ -110,7 +110,7 @@ SHORT = Stage(
 )
 PHOTOS = Stage(  # on four photos FID-P and KID-P contradicted one another
     *("val", 12, "loss"),
-    tuple(zetas((2.4, 4.8, 9.6, 19.2), 100)),
+    tuple(zetas((4.8, 9.6, 19.2), 100)),
     chosen=(("dps", 100, "zeta", PHOTO_ZETA[100]),),
     side=PHOTO,
 )
