@@ -8,7 +8,7 @@ M is ILLM's 150, which is also HiFiC's.  Λ and G, the weights of LPIPS-P and of
 learning rate are chosen on val by short trainings: `bench_critics`, and no decoder is trained for the zoo
 with others.  (In the papers Λ is 1, but of LPIPS, whose numbers are others.)  At β = 2.56, the most in use,
 Multi-Realism's loss is HiFiC's, whose settings it takes.  The critic learns alone at first, and then counts
-more and more; it learns faster than the decoder, which it has to keep up with.
+more and more.
 LPIPS-P is taken on the *loss* features; the *judge* features are never seen.  Shipped is the running
 average of the decoder's weights.
 
@@ -39,11 +39,11 @@ from companion.photos import CropSampler
 
 # Pictures of a batch and their side, in turn.
 SHAPES: tuple[tuple[int, int], ...] = ((8, 128), (2, 256))
-PEAK, CRITIC_PEAK = 5e-4, 1e-3  # the decoder's learning rate, and its critic's
+PEAK, CRITIC_PEAK = 3e-4, 3e-4  # the decoder's learning rate, and its critic's
 ALONE, FULL = 0.1, 0.2  # of the training: until when the critic learns alone, when it counts fully
 FIDELITY = 150.0  # M
 PERCEIVED = 0.2  # Λ
-CRITIC = {"hific": 0.5, "illm": 0.1}  # G
+CRITIC = {"hific": 0.15, "illm": 0.1}  # G
 CRITIC["multirealism"] = CRITIC["hific"]
 NAMER_STEPS = 2_000
 

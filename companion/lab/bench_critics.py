@@ -35,9 +35,9 @@ SHARE = 0.2  # of the steps of a whole training
 # What is varied, one setting at a time.
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "hific": {
-        "weight": (0.15, 0.5, 1.5),
+        "weight": (0.05, 0.15, 0.5),
         "perceived": (0.05, 0.2, 0.8),
-        "peak": (2e-4, 5e-4, 1.2e-3),
+        "peak": (1e-4, 3e-4, 8e-4),
     },
     "illm": {"weight": (0.03, 0.1, 0.3)},
     "multirealism": {"dial": ("fourier", "table")},

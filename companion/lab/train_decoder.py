@@ -124,7 +124,10 @@ def made_by(name: str) -> str:
 
 
 class Batches:
-    """Crops of photos with what Hyper's decoder knows of them, at random rates."""
+    """Crops of photos with what Hyper's decoder knows of them, at all rates in turn.
+
+    A batch has as many rates as it can: one after the other they would pull a critic to and fro.
+    """
 
     def __init__(self, source: str, seed: int, shapes: tuple[tuple[int, int], ...]) -> None:
         self.shapes = itertools.cycle(shapes)
@@ -133,16 +136,18 @@ class Batches:
         self.codecs = [learned("hyper", rate) for rate in RATES]
 
     def draw(self, told: bool = True) -> tuple[Tensor, ...]:
-        """Return (x, mse, ŷ, rate, β), a batch of one rate; x alone for who is not `told` the bytes."""
+        """Return (x, mse, ŷ, rate, β), a batch each; x alone for who is not `told` the bytes."""
         batch, side = next(self.shapes)
-        rate = int(torch.randint(len(RATES), (), generator=self.generator))
         x = self.sampler.draw(batch, size=side, generator=self.generator)
         x = x.contiguous(memory_format=torch.channels_last)
         beta = 2 * MOST_REALISM * torch.rand(batch, generator=self.generator)
         if not told:
             return (x,)
-        mse, y_hat = conditions(self.codecs[rate], x)
-        return x, mse, y_hat, torch.full((batch,), rate), beta
+        first = torch.randint(len(RATES), (), generator=self.generator)
+        rates = ((first + torch.arange(batch)) % len(RATES)).sort().values
+        parts = [conditions(self.codecs[r], x[rates == r]) for r in rates.unique().tolist()]
+        mse, y_hat = (torch.cat(p) for p in zip(*parts, strict=True))
+        return x, mse, y_hat, rates, beta
 
 
 def train(
