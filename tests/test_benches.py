@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import replace
 from typing import Any
@@ -196,6 +197,7 @@ def test_seams_are_seen_where_tiles_meet_and_nowhere_else() -> None:
 
 
 def test_the_most_memory_is_of_what_is_asked_about() -> None:
+    gc.collect()  # else what earlier tests left may go meanwhile
     before = bench_sizes.peak(anew=True)
     much = torch.ones(30_000_000)
     del much
