@@ -1,6 +1,6 @@
 """Train the competitors: `companion train decoder NAME`, the names as in `companion.lab.decoders`.
 
-All see the same: crops of the train photos through Hyper's frozen encoders, a rate at random each.
+All see the same: crops of the train photos through Hyper's frozen encoders, all rates in each batch.
 (`end-to-end` alone has an encoder of its own.)
 All have the same cap of hours on the same machine, that of `bench_paces`: each is as many steps as it
 makes there in these hours, wherever it is trained.  Where in the last fifth of the steps so far KID-P on
@@ -201,9 +201,8 @@ def train(
         if over or (run.step % apart == 0 and (trial is None or share > LATE)):
             measured = {**student.measured(yardstick), **said}
             run.curve.append({"step": run.step, "seconds": round(spent, 1), **measured})
-            at_rest = settled(run.curve, steps) and settled(
-                run.curve[:-1], steps
-            )  # one may be luck
+            # One measurement may be luck.
+            at_rest = settled(run.curve, steps) and settled(run.curve[:-1], steps)
             if trial is None and at_rest and share < 1 - TAIL:
                 skipped = max(0, round((1 - TAIL) * steps) - run.step)
             run.curve[-1]["skipped"] = skipped
