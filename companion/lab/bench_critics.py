@@ -1,8 +1,9 @@
 """`companion bench critics`: how the competitors should be trained, by short trainings.
 
-Each runs a whole short schedule with one setting changed and is judged by the mean of its last three
-measurements on val: the rank of its KID-P in the eyes of the *loss* features, on which LPIPS-P is
-trained too, and that of its sliced Wasserstein distance, which no network decides; the least sum wins.
+Each runs a whole schedule in a tenth of the steps (what is best early need not be best late, but hours
+count) with one setting changed, and is judged by the mean of its last three measurements on val: the
+rank of its KID-P in the eyes of the *loss* features, on which LPIPS-P is trained too, and that of its
+sliced Wasserstein distance, which no network decides; the least sum wins.
 What is chosen is written into `adversarial`: first HiFiC's learning rate and the weights of its critic and
 of LPIPS-P; the other trainings stand on them, and are done again where they change.  ILLM has a weight of
 its own for its critic.  Multi-Realism, whose critic is HiFiC's, and the end-to-end codec take HiFiC's
@@ -31,7 +32,7 @@ from companion.lab.work import Item, results_of
 
 RESULT = RESULTS / "critics.json"
 TRIALS = RESULTS / "critics"  # a few numbers of each, so that others can go on with the rest
-SHARE = 0.2  # of the steps of a whole training
+SHARE = 0.1  # of the steps of a whole training
 # What is varied, one setting at a time.
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "hific": {
