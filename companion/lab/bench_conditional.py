@@ -1,7 +1,8 @@
 """`companion bench conditional`: where draws of the conditional diffusion decoder should start and end.
 
 On val, by the *loss* features, after its training and before any test picture: it is searched for as
-carefully as ours.  The least sum of the ranks by KID-P and by sliced Wasserstein distance wins.
+carefully as ours.  The least sum of the ranks by KID-P and by sliced Wasserstein distance wins, of
+equal ones the least KID-P.
 """
 
 from __future__ import annotations
