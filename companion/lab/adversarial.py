@@ -39,7 +39,7 @@ from companion.photos import CropSampler
 
 # Pictures of a batch and their side, in turn.
 SHAPES: tuple[tuple[int, int], ...] = ((8, 128), (2, 256))
-PEAK, CRITIC_PEAK = 3e-4, 3e-4  # the decoder's learning rate, and its critic's
+PEAK, CRITIC_PEAK = 1e-4, 3e-4  # the decoder's learning rate, and its critic's
 ALONE, FULL = 0.1, 0.2  # of the training: until when the critic learns alone, when it counts fully
 FIDELITY = 150.0  # M
 PERCEIVED = 0.8  # Λ

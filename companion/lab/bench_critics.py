@@ -36,9 +36,9 @@ SHARE = 0.1  # of the steps of a whole training
 # What is varied, one setting at a time.
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "hific": {
+        "peak": (3e-5, 1e-4, 3e-4),
         "perceived": (0.2, 0.8, 3.2),
         "weight": (0.015, 0.05, 0.15),
-        "peak": (1e-4, 3e-4, 8e-4),
     },
     "illm": {"weight": (0.03, 0.1, 0.3)},
     "multirealism": {"dial": ("fourier", "table")},
