@@ -22,6 +22,7 @@ from companion.lab import (
     trials,
 )
 from companion.lab.bench_inversion import check_choices
+from companion.lab.choices import check_choice, tried
 from companion.lab.trials import MSE, Stage, grid, ours
 from companion.metrics import psnr
 from companion.photos import Pictures, crops
@@ -120,6 +121,22 @@ def test_a_choice_at_the_end_of_what_was_tried_is_refused() -> None:
         check_choices(stage, [row(1.0, 9.0), row(2.0, 8.0)])
 
 
+def test_what_is_luck_decides_nothing_and_where_judges_disagree_kid_does() -> None:
+    def costs(*figures: tuple[float, float]) -> dict[float, Any]:
+        rows = [
+            {"peak": peak, "kid_p": kid_p, "sliced_wasserstein": swd}
+            for peak, (kid_p, swd) in zip((1.0, 2.0, 3.0), figures, strict=True)
+        ]
+        return tried(rows, "peak", (1.0, 2.0, 3.0))
+
+    same = costs((0.0327, 59.2), (0.0331, 59.1), (0.05, 59.3))
+    check_choice("peak", same, 2.0, "here")  # 1.0, the end of the grid, costs as much
+    better = costs((0.0317, 59.2), (0.0331, 59.1), (0.05, 59.3))
+    with pytest.raises(CompanionError, match=r"best peak is 1\.0, the end"):
+        check_choice("peak", better, 2.0, "here")
+    check_choice("peak", costs((0.06, 50.0), (0.05, 60.0), (0.07, 70.0)), 2.0, "here")
+
+
 def test_restored_files_keep_their_coefficients() -> None:
     real = crops("test", 4, size=96, seed=3)
     parts = [bench_restore.restore(20, x) for x in real.pictures.split(2)]
@@ -141,8 +158,8 @@ def test_where_the_truth_is_known_samplers_are_held_against_it(
     monkeypatch.setattr(bench_truth, "DRAWS", 150)
     monkeypatch.setattr(bench_truth, "STEPS", (10,))
     monkeypatch.setattr(bench_truth, "cases", lambda: only)
-    for tried in ("ZETAS", "RATES"):
-        monkeypatch.setattr(bench_truth, tried, (0.4, 1.6))
+    for setting in ("ZETAS", "RATES"):
+        monkeypatch.setattr(bench_truth, setting, (0.4, 1.6))
     bench_truth.run()
     rows = json.loads(bench_truth.RESULT.read_text())["rows"]
     found = {r["sampler"]: r for r in rows}

@@ -4,11 +4,13 @@ Each runs a whole schedule in a tenth of the steps (what is best early need not 
 count) with one setting changed, and is judged by the mean of its last three measurements on val: the
 rank of its KID-P in the eyes of the *loss* features, on which LPIPS-P is trained too, and that of its
 sliced Wasserstein distance, which no network decides; the least sum wins, of equal ones the least KID-P.
+Two digits count.
+
 What is chosen is written into `adversarial`: first HiFiC's learning rate and the weights of its critic and
-of LPIPS-P; the other trainings stand on them, and are done again where they change.  ILLM has a weight of
-its own for its critic.  Multi-Realism, whose critic is HiFiC's, and the end-to-end codec take HiFiC's
-settings.  In the same way the two ways to tell Multi-Realism β are compared, also by the PSNR with the dial
-at no realism: `decoders.DIAL`.
+of LPIPS-P; the other trainings stand on them, and are done again where they change, until each is the best
+with the others as they are.  ILLM has a weight of its own for its critic.  Multi-Realism, whose critic is
+HiFiC's, and the end-to-end codec take HiFiC's settings.  In the same way the two ways to tell Multi-Realism
+β are compared, also by the PSNR with the dial at no realism: `decoders.DIAL`.
 """
 
 from __future__ import annotations
