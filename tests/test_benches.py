@@ -121,20 +121,22 @@ def test_a_choice_at_the_end_of_what_was_tried_is_refused() -> None:
         check_choices(stage, [row(1.0, 9.0), row(2.0, 8.0)])
 
 
-def test_what_is_luck_decides_nothing_and_where_judges_disagree_kid_does() -> None:
-    def costs(*figures: tuple[float, float]) -> dict[float, Any]:
+def test_luck_decides_nothing_and_where_judges_disagree_kid_does() -> None:
+    def check(*figures: tuple[float, float], peak: float = 2.0) -> None:
         rows = [
             {"peak": peak, "kid_p": kid_p, "sliced_wasserstein": swd}
             for peak, (kid_p, swd) in zip((1.0, 2.0, 3.0), figures, strict=True)
         ]
-        return tried(rows, "peak", (1.0, 2.0, 3.0))
+        check_choice("peak", tried(rows, "peak", (1.0, 2.0, 3.0), peak), peak, "here")
 
-    same = costs((0.0327, 59.2), (0.0331, 59.1), (0.05, 59.3))
-    check_choice("peak", same, 2.0, "here")  # 1.0, the end of the grid, costs as much
-    better = costs((0.0317, 59.2), (0.0331, 59.1), (0.05, 59.3))
+    check((0.031, 55.0), (0.033, 59.0), (0.05, 59.3))  # as good, in both
     with pytest.raises(CompanionError, match=r"best peak is 1\.0, the end"):
-        check_choice("peak", better, 2.0, "here")
-    check_choice("peak", costs((0.06, 50.0), (0.05, 60.0), (0.07, 70.0)), 2.0, "here")
+        check((0.029, 59.2), (0.033, 59.0), (0.05, 59.3))
+    check((0.06, 50.0), (0.05, 60.0), (0.07, 70.0))  # one for it and one against
+    with pytest.raises(CompanionError, match=r"best peak is 2\.0, and here says 3\.0"):
+        check((0.06, 60.0), (0.05, 60.0), (0.07, 60.0), peak=3.0)
+    with pytest.raises(CompanionError, match="peak 4"):
+        check((0.06, 60.0), (0.05, 60.0), (0.07, 60.0), peak=4.0)
 
 
 def test_restored_files_keep_their_coefficients() -> None:

@@ -1,8 +1,7 @@
 """`companion bench conditional`: where draws of the conditional diffusion decoder should start and end.
 
 On val, by the *loss* features, after its training and before any test picture: it is searched for as
-carefully as ours.  The least sum of the ranks by KID-P and by sliced Wasserstein distance wins, of
-equal ones the least KID-P.
+carefully as ours.  Judged by KID-P and by sliced Wasserstein distance (`choices`).
 """
 
 from __future__ import annotations
@@ -83,5 +82,5 @@ def check() -> None:
     usual = {"start": START, "end": END, "steps": STEPS}
     for name, grid in grids.items():
         others = {k: v for k, v in usual.items() if k != name}
-        found = tried(rows, name, grid, **others)
+        found = tried(rows, name, grid, usual[name], **others)
         check_choice(f"{name} of the conditional decoder", found, usual[name], "conditional")

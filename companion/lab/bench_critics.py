@@ -1,10 +1,10 @@
 """`companion bench critics`: how the competitors should be trained, by short trainings.
 
 Each runs a whole schedule in a tenth of the steps (what is best early need not be best late, but hours
-count) with one setting changed, and is judged by the mean of its last three measurements on val: the
-rank of its KID-P in the eyes of the *loss* features, on which LPIPS-P is trained too, and that of its
-sliced Wasserstein distance, which no network decides; the least sum wins, of equal ones the least KID-P.
-Two digits count.
+count) with one setting changed, and is judged by the mean of its last three measurements on val: by its
+KID-P in the eyes of the *loss* features, on which LPIPS-P is trained too, and by its sliced Wasserstein
+distance, which no network decides.  Single trainings differ by luck, so a setting stays where no other is
+better by more than a tenth; where one judge is for it and one against, KID-P decides (`choices`).
 
 What is chosen is written into `adversarial`: first HiFiC's learning rate and the weights of its critic and
 of LPIPS-P; the other trainings stand on them, and are done again where they change, until each is the best
@@ -121,7 +121,8 @@ def check(name: str) -> None:
     rows = [row for row in json.loads(RESULT.read_text())["rows"] if row["name"] == name]
     mine = usual(name)
     for what, grid in GRIDS[name].items():
-        found = tried(rows, what, grid, **{k: v for k, v in mine.items() if k != what})
+        others = {k: v for k, v in mine.items() if k != what}
+        found = tried(rows, what, grid, mine[what], **others)
         check_choice(f"{what} of {name}", found, mine[what], WHERE[what])
 
 

@@ -2,51 +2,58 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from companion.errors import CompanionError
 
-# What is better: less of the first two, more of the last; and how many digits count, the rest being luck.
+# What is better: less of the first two, more of the last; and how much is luck, two trainings of the same
+# settings apart: a share, or decibels.
 SIGNS = {"kid_p": 1, "sliced_wasserstein": 1, "psnr_at_0": -1}
-DIGITS = {"kid_p": 2, "sliced_wasserstein": 2, "psnr_at_0": 3}
+LUCK = {"kid_p": 0.1, "sliced_wasserstein": 0.1}
+LUCK_DB = 0.1
 
 
-def told(row: Mapping[str, Any], figure: str) -> float:
-    """Return a figure of a row, rounded to the digits that count."""
-    return float(f"{row[figure]:.{DIGITS[figure]}g}")
-
-
-def ranks(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> int:
-    """Return the sum of a row's ranks among rows by all figures that it has, the less the better."""
-    return sum(
-        sum(sign * told(other, figure) < sign * told(row, figure) for other in rows)
-        for figure, sign in SIGNS.items()
-        if figure in row
-    )
+def gain(row: Mapping[str, Any], than: Mapping[str, Any], figure: str) -> int:
+    """Return 1 where a row is better than another in a figure beyond luck, -1 where worse, or 0."""
+    slack = LUCK[figure] * abs(than[figure]) if figure in LUCK else LUCK_DB
+    gap = SIGNS[figure] * (than[figure] - row[figure])
+    return (gap > slack) - (gap < -slack)
 
 
 def tried(
-    rows: Sequence[Mapping[str, Any]], varied: str, grid: Collection[Any], **others: Any
+    rows: Sequence[Mapping[str, Any]],
+    varied: str,
+    grid: Collection[Any],
+    chosen: Any,
+    **others: Any,
 ) -> dict[Any, Any]:
-    """Return what each value of one setting costs, the others being these; refuse an older search."""
+    """Return what each value of one setting costs, the others being these; refuse an older search.
+
+    In how many figures it is worse beyond luck than the chosen one, less those in which it is better.
+    Where the two judges disagree KID-P decides: by it ours is chosen, and the first claim is about FID.
+    """
     same = [r for r in rows if all(r[k] == v for k, v in others.items()) and r[varied] in grid]
-    if {r[varied] for r in same} != set(grid):
-        wanted = ", ".join(f"{k} {v}" for k, v in others.items())
+    if {r[varied] for r in same} != {*grid, chosen}:
+        told = ", ".join(f"{k} {v}" for k, v in {varied: chosen, **others}.items())
         raise CompanionError(
-            f"The search of {varied} is of other settings than {wanted}: run it again."
+            f"The search of {varied} is of other settings than {told}: run it again."
         )
-    # Where the two judges disagree, KID-P: by it ours is chosen, and the first claim is about FID.
-    return {r[varied]: (ranks(r, same), told(r, "kid_p")) for r in same}
+    mine = next(r for r in same if r[varied] == chosen)
+    found = {}
+    for row in same:
+        better = [gain(row, mine, figure) for figure in SIGNS if figure in row]
+        found[row[varied]] = (-sum(better), -better[0], -math.inf if row is mine else row["kid_p"])
+    return found
 
 
 def check_choice(what: str, tried: Mapping[Any, Any], chosen: Any, where: str) -> None:
     """Refuse a setting other than the best; `tried` tells what each value costs, the less the better.
 
-    Of two that cost the same the one in use is as good as the other.  For numbers the best must lie
-    between others: at the end of a grid it may lie beyond.
+    For numbers the best must lie between others: at the end of a grid it may lie beyond.
     """
-    best = min(tried, key=lambda value: (tried[value], value != chosen))
+    best = min(tried, key=tried.__getitem__)
     if isinstance(best, float) and best in (min(tried), max(tried)) and len(tried) > 1:
         raise CompanionError(
             f"On val the best {what} is {best}, the end of what was tried: add values beyond it, and "
