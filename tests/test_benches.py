@@ -124,8 +124,8 @@ def test_a_choice_at_the_end_of_what_was_tried_is_refused() -> None:
 def test_luck_decides_nothing_and_where_judges_disagree_kid_does() -> None:
     def check(*figures: tuple[float, float], peak: float = 2.0) -> None:
         rows = [
-            {"peak": peak, "kid_p": kid_p, "sliced_wasserstein": swd}
-            for peak, (kid_p, swd) in zip((1.0, 2.0, 3.0), figures, strict=True)
+            {"peak": value, "kid_p": kid_p, "sliced_wasserstein": swd}
+            for value, (kid_p, swd) in zip((1.0, 2.0, 3.0), figures, strict=True)
         ]
         check_choice("peak", tried(rows, "peak", (1.0, 2.0, 3.0), peak), peak, "here")
 
@@ -137,6 +137,17 @@ def test_luck_decides_nothing_and_where_judges_disagree_kid_does() -> None:
         check((0.06, 60.0), (0.05, 60.0), (0.07, 60.0), peak=3.0)
     with pytest.raises(CompanionError, match="peak 4"):
         check((0.06, 60.0), (0.05, 60.0), (0.07, 60.0), peak=4.0)
+
+
+def test_of_two_dials_alike_in_realism_the_more_faithful_is_chosen() -> None:
+    rows = [
+        {"dial": dial, "kid_p": 0.05, "sliced_wasserstein": 60.0, "psnr_at_0": db}
+        for dial, db in (("fourier", 30.0), ("table", 30.5))
+    ]
+    dials = ("fourier", "table")
+    check_choice("dial", tried(rows, "dial", dials, "table"), "table", "here")
+    with pytest.raises(CompanionError, match="best dial is table"):
+        check_choice("dial", tried(rows, "dial", dials, "fourier"), "fourier", "here")
 
 
 def test_restored_files_keep_their_coefficients() -> None:

@@ -4,10 +4,11 @@ Each runs a whole schedule in a tenth of the steps (what is best early need not 
 count) with one setting changed, and is judged by the mean of its last three measurements on val: by its
 KID-P in the eyes of the *loss* features, on which LPIPS-P is trained too, and by its sliced Wasserstein
 distance, which no network decides.  Single trainings differ by luck, so a setting stays where no other is
-better by more than a tenth; where one judge is for it and one against, KID-P decides (`choices`).
+better by more than a tenth (a rule, not a measurement); where one judge is for it and one against, KID-P
+decides (`choices`).
 
 What is chosen is written into `adversarial`: first HiFiC's learning rate and the weights of its critic and
-of LPIPS-P; the other trainings stand on them, and are done again where they change, until each is the best
+of LPIPS-P; the other trainings stand on them, and are done again where they change, until none is better
 with the others as they are.  ILLM has a weight of its own for its critic.  Multi-Realism, whose critic is
 HiFiC's, and the end-to-end codec take HiFiC's settings.  In the same way the two ways to tell Multi-Realism
 β are compared, also by the PSNR with the dial at no realism: `decoders.DIAL`.
