@@ -246,21 +246,38 @@ def test_competitors_are_tuned_by_short_trainings(
 ) -> None:
     g, perceived, peak = adversarial.CRITIC["hific"], adversarial.PERCEIVED, adversarial.PEAK
     monkeypatch.setattr(bench_critics, "RESULT", tmp_path / "critics.json")
-    grids = {"hific": {"weight": (0.0, g), "peak": (peak, 1.0)}, "illm": {}}
+    seed = train_decoder.SEED
+    of_hific = {"weight": (0.0, g), "peak": (peak, 1.0), "seed": (seed, seed + 1)}
+    grids = {"hific": of_hific, "illm": {}}
     monkeypatch.setattr(bench_critics, "GRIDS", grids | {"multirealism": {"dial": ("table",)}})
     monkeypatch.setattr(bench_critics, "SHARE", 1.0)
     monkeypatch.setattr(bench_critics, "TRIALS", tmp_path / "critics")
     bench_critics.run()
     rows = json.loads(bench_critics.RESULT.read_text())["rows"]
-    tried = [(r["name"], r["weight"], r["perceived"], r["peak"], r["dial"]) for r in rows]
-    others = [("hific", w, perceived, p, "fourier") for w, p in ((0.0, peak), (g, peak), (g, 1.0))]
-    assert tried == [*others, ("multirealism", g, perceived, peak, "table")]
+    tried = [
+        (r["name"], r["weight"], r["perceived"], r["peak"], r["dial"], r["seed"]) for r in rows
+    ]
+    of_hific = ((0.0, peak, seed), (g, peak, seed), (g, 1.0, seed), (g, peak, seed + 1))
+    others = [("hific", w, perceived, p, "fourier", s) for w, p, s in of_hific]
+    assert tried == [*others, ("multirealism", g, perceived, peak, "table", seed)]
     assert not small  # nothing is shipped
     changed = {"weight": 5.0, "perceived": 7.0, "peak": 1.0, "dial": "table"}
     assert trainee("multirealism", ShortTraining(1, **changed)).facts() == changed
     assert trainee("hific", ShortTraining(1, **changed)).facts() == changed | {"dial": "fourier"}
     names = {trial.name for _, trial in bench_critics.trials(("hific", "multirealism"))}
-    assert len(names) == 4
+    assert len(names) == 5
+
+
+def test_a_training_is_repeated_with_other_luck(small: dict[str, dict]) -> None:
+    mine = bench_critics.usual("hific")
+    again = ShortTraining(1, **mine | {"seed": train_decoder.SEED + 1})
+    first, second = (trainee("hific", trial) for trial in (ShortTraining(1, **mine), again))
+    assert first.facts() == second.facts()
+    assert any(
+        not a.equal(b)
+        for a, b in zip(*(t.tensors().values() for t in (first, second)), strict=True)
+    )
+    assert again.name != ShortTraining(1, **mine).name
 
 
 def test_a_training_is_resumed_under_its_own_settings_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,10 +302,11 @@ def test_no_competitor_is_trained_with_other_settings_than_were_found(
 
     def found(best_weight: float, best_peak: float = 2.0) -> None:
         rows = [
-            {"name": "hific", **mine, "weight": w, "peak": p}
-            | {"kid_p": abs(w - best_weight) + abs(p - best_peak), "sliced_wasserstein": 0.0}
+            {"name": "hific", **mine, "weight": w, "peak": p, "seed": seed}
+            | {"kid_p": abs(w - best_weight) + abs(p - best_peak) + 1, "sliced_wasserstein": 1.0}
             for w in (0.1, 0.2, 0.3)
             for p in (1.0, 2.0, 3.0)
+            for seed in bench_critics.SEEDS[:2]
         ]
         bench_critics.RESULT.write_text(json.dumps({"rows": rows}))
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from companion.errors import CompanionError
-from companion.lab.choices import check_choice, tried
+from companion.lab.choices import check_choice, luck_of, tried
 from companion.lab.conditional import END, START, STEPS, conditional_decoder, draw_given
+from companion.lab.jobs import SEEDS_APART
 from companion.lab.runs import RESULTS, runs_folder, write_result
 from companion.lab.work import Item, mark, results_of
 from companion.lab.yardstick import HELD_OUT_RATES, Yardstick
@@ -25,19 +26,21 @@ RESULT = RESULTS / "conditional.json"
 RATE = HELD_OUT_RATES[0]
 MODELS = ("decoder-diffusion", f"hyper-{RATE}", "features-loss")
 STARTS, ENDS, MORE_STEPS = (0.25, 0.5, 1.0, 2.0), (0.004, 0.05, 0.1, 0.2), (8, 40)
+SEEDS = (0, 1, 2)  # no setting: what they differ by is luck
 
 
-def settings() -> list[dict[str, float]]:
+def settings() -> list[dict[str, Any]]:
     """Return what is tried: the chosen settings with one of them changed."""
-    usual = {"start": START, "end": END, "steps": STEPS}
-    tried = {"start": STARTS, "end": ENDS, "steps": MORE_STEPS}
+    usual = {"start": START, "end": END, "steps": STEPS, "seed": SEEDS[0]}
+    tried = {"start": STARTS, "end": ENDS, "steps": MORE_STEPS, "seed": SEEDS}
     found = [{**usual, name: v} for name, values in tried.items() for v in values]
     return [dict(t) for t in dict.fromkeys(tuple(s.items()) for s in [usual, *found])]
 
 
-def drawn(told: dict[str, Any]) -> dict[str, Tensor]:
+def drawn(seed: int, **told: Any) -> dict[str, Tensor]:
     """Return the figures of draws by some settings."""
-    yardstick, net, seeds = Yardstick(), conditional_decoder(), itertools.count()
+    yardstick, net = Yardstick(), conditional_decoder()
+    seeds = itertools.count(SEEDS_APART * seed)
 
     def paint(mse: Tensor, y_hat: Tensor, rate: Tensor, beta: Tensor) -> Tensor:
         luck = list(itertools.islice(seeds, len(mse)))
@@ -50,7 +53,7 @@ def drawn(told: dict[str, Any]) -> dict[str, Tensor]:
 def run(part: tuple[int, int] = (0, 1)) -> None:
     """Do a part of what is not done yet; whoever finds all done stores the table."""
     items = [
-        Item("-".join(f"{k}{v:g}" for k, v in s.items()), partial(drawn, s), 12 * s["steps"])
+        Item("-".join(f"{k}{v:g}" for k, v in s.items()), partial(drawn, **s), 12 * s["steps"])
         for s in settings()
     ]
     results = results_of(items, runs_folder() / "conditional" / mark(MODELS), part)
@@ -74,13 +77,14 @@ def check() -> None:
             "Where draws start and end has not been chosen: run `companion bench conditional` first."
         )
     rows = json.loads(RESULT.read_text())["rows"]
+    usual = {"start": START, "end": END, "steps": STEPS}
+    luck = luck_of(rows, **usual)
     grids: dict[str, set[Any]] = {
         "start": {START, *STARTS},
         "end": {END, *ENDS},
         "steps": {STEPS, *MORE_STEPS},
     }
-    usual = {"start": START, "end": END, "steps": STEPS}
     for name, grid in grids.items():
-        others = {k: v for k, v in usual.items() if k != name}
-        found = tried(rows, name, grid, usual[name], **others)
+        others = {k: v for k, v in usual.items() if k != name} | {"seed": SEEDS[0]}
+        found = tried(rows, name, grid, usual[name], luck, **others)
         check_choice(f"{name} of the conditional decoder", found, usual[name], "conditional")

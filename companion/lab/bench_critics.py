@@ -3,9 +3,9 @@
 Each runs a whole schedule in a tenth of the steps (what is best early need not be best late, but hours
 count) with one setting changed, and is judged by the mean of its last three measurements on val: by its
 KID-P in the eyes of the *loss* features, on which LPIPS-P is trained too, and by its sliced Wasserstein
-distance, which no network decides.  Single trainings differ by luck, so a setting stays where no other is
-better by more than a tenth (a rule, not a measurement); where one judge is for it and one against, KID-P
-decides (`choices`).
+distance, which no network decides.  Single trainings differ by luck: HiFiC's chosen one is repeated with
+other seeds, and a setting stays where no other is better by more than these differ; where one judge is for
+it and one against, KID-P decides (`choices`).
 
 What is chosen is written into `adversarial`: first HiFiC's learning rate and the weights of its critic and
 of LPIPS-P; the other trainings stand on them, and are done again where they change, until none is better
@@ -27,21 +27,23 @@ from companion import zoo
 from companion.errors import CompanionError
 from companion.lab.adversarial import CRITIC, PEAK, PERCEIVED
 from companion.lab.bench_paces import pace
-from companion.lab.choices import SIGNS, check_choice, tried
+from companion.lab.choices import SIGNS, check_choice, luck_of, tried
 from companion.lab.decoders import DIAL
 from companion.lab.runs import RESULTS, write_result
-from companion.lab.train_decoder import MODELS, ShortTraining, steps_of, train, zoo_name
+from companion.lab.train_decoder import MODELS, SEED, ShortTraining, steps_of, train, zoo_name
 from companion.lab.work import Item, results_of
 
 RESULT = RESULTS / "critics.json"
 TRIALS = RESULTS / "critics"  # a few numbers of each, so that others can go on with the rest
 SHARE = 0.1  # of the steps of a whole training
+SEEDS = tuple(SEED + k for k in range(3))  # no setting: what they differ by is luck
 # What is varied, one setting at a time.
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "hific": {
         "peak": (3e-5, 1e-4, 3e-4),
         "perceived": (0.2, 0.8, 3.2),
         "weight": (0.015, 0.05, 0.15),
+        "seed": SEEDS,
     },
     "illm": {"weight": (0.03, 0.1, 0.3)},
     "multirealism": {"dial": ("fourier", "table")},
@@ -63,6 +65,7 @@ def usual(name: str) -> dict[str, Any]:
         "perceived": PERCEIVED,
         "peak": PEAK,
         "dial": DIAL if name == "multirealism" else "fourier",  # of all others a constant is told
+        "seed": SEED,
     }
 
 
@@ -119,11 +122,13 @@ def check(name: str) -> None:
         )
     if name != "hific":
         check("hific")  # whose settings they take
-    rows = [row for row in json.loads(RESULT.read_text())["rows"] if row["name"] == name]
-    mine = usual(name)
+    rows, mine = json.loads(RESULT.read_text())["rows"], usual(name)
+    luck = luck_of(rows, name="hific", **{k: v for k, v in usual("hific").items() if k != "seed"})
     for what, grid in GRIDS[name].items():
+        if what == "seed":
+            continue
         others = {k: v for k, v in mine.items() if k != what}
-        found = tried(rows, what, grid, mine[what], **others)
+        found = tried(rows, what, grid, mine[what], luck, name=name, **others)
         check_choice(f"{what} of {name}", found, mine[what], WHERE[what])
 
 

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 from companion.errors import CompanionError
 
 SIGNS = {"kid_p": 1, "sliced_wasserstein": 1, "psnr_at_0": -1}  # the last: the more the better
-# What is taken for luck, a share of the first two and decibels.  Set, not measured: no training was
-# repeated.  Within one of HiFiC's trials three measurements of KID-P deviate by 3 % and of sliced Wasserstein
-# by 0.3 % (medians); from one training to the next it is more, nobody knows how much.
-LUCK, LUCK_DB = 0.1, 0.1
 
 
-def gain(row: Mapping[str, Any], than: Mapping[str, Any], figure: str) -> int:
+def luck_of(rows: Sequence[Mapping[str, Any]], **same: Any) -> dict[str, float]:
+    """Return by what share of each figure two runs differ that differ in their seed alone.
+
+    √2 times the standard deviation of the repeated ones among the rows, over their mean: what the
+    difference of two deviates by.  The PSNR without realism is taken to be as lucky as that with it.
+    """
+    again = [row for row in rows if all(row.get(k) == v for k, v in same.items())]
+    if len({row["seed"] for row in again}) < 2:
+        told = ", ".join(f"{k} {v}" for k, v in same.items())
+        raise CompanionError(f"What luck does is not known with {told}: run it again.")
+    figures = [k for k in (*SIGNS, "psnr") if k in again[0]]
+    values = {k: [float(row[k]) for row in again] for k in figures}
+    share = {k: math.sqrt(2) * stdev(v) / abs(fmean(v)) for k, v in values.items()}
+    return share | ({"psnr_at_0": share["psnr"]} if "psnr" in share else {})
+
+
+def gain(
+    row: Mapping[str, Any], than: Mapping[str, Any], figure: str, luck: Mapping[str, float]
+) -> int:
     """Return 1 where a row is better than another in a figure beyond luck, -1 where worse, or 0."""
-    slack = LUCK_DB if figure.startswith("psnr") else LUCK * abs(than[figure])
+    slack = luck[figure] * abs(than[figure])
     gap = SIGNS[figure] * (than[figure] - row[figure])
     return (gap > slack) - (gap < -slack)
 
@@ -27,6 +42,7 @@ def tried(
     varied: str,
     grid: Collection[Any],
     chosen: Any,
+    luck: Mapping[str, float],
     **others: Any,
 ) -> dict[Any, Any]:
     """Return what each value of one setting costs, the others being these; refuse an older search.
@@ -43,7 +59,7 @@ def tried(
     mine = next(r for r in same if r[varied] == chosen)
     found = {}
     for row in same:
-        better = [gain(row, mine, figure) for figure in SIGNS if figure in row]
+        better = [gain(row, mine, figure, luck) for figure in SIGNS if figure in row]
         found[row[varied]] = (-sum(better), -better[0], -math.inf if row is mine else row["kid_p"])
     return found
 

@@ -60,6 +60,7 @@ class ShortTraining:
     perceived: float  # Λ, the weight of LPIPS-P
     peak: float  # the learning rate
     dial: str
+    seed: int = SEED
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -70,7 +71,8 @@ class ShortTraining:
     def name(self) -> str:
         """Return the name of its run, behind the decoder's."""
         told = mark(MODELS, *common("illm"), self.steps)
-        return f"{self.dial}-G{self.weight:g}-L{self.perceived:g}-{self.peak:g}-{told}"
+        again = f"-seed{self.seed - SEED}" if self.seed != SEED else ""
+        return f"{self.dial}-G{self.weight:g}-L{self.perceived:g}-{self.peak:g}{again}-{told}"
 
 
 def known(name: str) -> None:
@@ -81,13 +83,14 @@ def known(name: str) -> None:
 
 def trainee(name: str, trial: ShortTraining | None = None, step: int = 0) -> Trainee:
     """Return a fresh competitor; after a resume `step` gives it other luck than it had from the start."""
-    torch.manual_seed(SEED + step)
+    seed = step + (SEED if trial is None else trial.seed)
+    torch.manual_seed(seed)
     if name == "end-to-end":
         return EndToEnd()
-    seed = SEED + step
     if name == "diffusion":
         return Diffusing(seed)
-    return Adversarial(name, seed) if trial is None else Adversarial(name, seed, **trial.settings)
+    settings = {} if trial is None else trial.settings
+    return Adversarial(name, **settings | {"seed": seed})
 
 
 def zoo_name(name: str) -> str:
@@ -180,7 +183,7 @@ def train(
         torch.set_num_threads(1)  # so that an hour is an hour
     student.to(accelerator.device)
     yardstick = Yardstick()
-    batches = Batches("train", SEED + run.step, student.shapes)
+    batches = Batches("train", run.step + (trial or ShortTraining).seed, student.shapes)
     first, spent = run.step, run.seconds
     skipped = int(run.curve[-1]["skipped"]) if run.curve else 0
     if not run.curve and trial is None:
