@@ -114,6 +114,11 @@ def run(part: tuple[int, int] = (0, 1)) -> None:
             check(name)
 
 
+def between_seeds(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return by what share of each figure two trainings of HiFiC differ by luck (`luck_of`)."""
+    return luck_of(rows, name="hific", **{k: v for k, v in usual("hific").items() if k != "seed"})
+
+
 def check(name: str) -> None:
     """Refuse to train a competitor with other settings than were found best for it."""
     if not RESULT.exists():
@@ -123,7 +128,7 @@ def check(name: str) -> None:
     if name != "hific":
         check("hific")  # whose settings they take
     rows, mine = json.loads(RESULT.read_text())["rows"], usual(name)
-    luck = luck_of(rows, name="hific", **{k: v for k, v in usual("hific").items() if k != "seed"})
+    luck = between_seeds(rows)
     for what, grid in GRIDS[name].items():
         if what == "seed":
             continue
