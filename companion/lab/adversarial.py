@@ -43,7 +43,7 @@ PEAK, CRITIC_PEAK = 1e-4, 3e-4  # the decoder's learning rate, and its critic's
 ALONE, FULL = 0.1, 0.2  # of the training: until when the critic learns alone, when it counts fully
 FIDELITY = 150.0  # M
 PERCEIVED = 0.8  # Λ
-CRITIC = {"hific": 0.05, "illm": 0.1}  # G
+CRITIC = {"hific": 0.05, "illm": 0.03}  # G
 CRITIC["multirealism"] = CRITIC["hific"]
 NAMER_STEPS = 2_000
 

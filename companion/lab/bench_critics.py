@@ -45,7 +45,7 @@ GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
         "weight": (0.015, 0.05, 0.15),
         "seed": SEEDS,
     },
-    "illm": {"weight": (0.03, 0.1, 0.3)},
+    "illm": {"weight": (0.01, 0.03, 0.1)},
     "multirealism": {"dial": ("fourier", "table")},
     "end-to-end": {},
 }
