@@ -41,7 +41,7 @@ BLOCKS = 8
 FOLD = 4  # squares of 4×4 pixels go in as one
 OCTAVES = 10  # of the Fourier features of β
 MOST_REALISM = 2.56  # the largest β in use; twice that in training
-DIAL = "fourier"  # how β is told, or "table"; `bench critics` refuses any but the best on val
+DIAL = "table"  # how β is told, or "fourier"; `bench critics` refuses any but the best on val
 ROWS = 17  # of the table, evenly over the β of training
 
 
