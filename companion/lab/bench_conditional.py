@@ -38,7 +38,7 @@ def settings() -> list[dict[str, Any]]:
 
 
 def drawn(seed: int, **told: Any) -> dict[str, Tensor]:
-    """Return the figures of draws by some settings."""
+    """Return the figures of draws by some settings, and the share of symbols that change."""
     yardstick, net = Yardstick(), conditional_decoder()
     seeds = itertools.count(SEEDS_APART * seed)
 
@@ -46,7 +46,7 @@ def drawn(seed: int, **told: Any) -> dict[str, Tensor]:
         luck = list(itertools.islice(seeds, len(mse)))
         return draw_given(net, mse, y_hat, rate, seeds=luck, **told)
 
-    found = yardstick.figures(yardstick.painted(paint, RATE))
+    found = yardstick.measure(paint, (RATE,))
     return {k: torch.tensor(v).double() for k, v in found.items()}
 
 
