@@ -242,7 +242,7 @@ def test_points_and_rubrics_add_up():
             rubric = body.split("*Rubric.*")[1]
             assert sum(int(n) for n in re.findall(r"\s(\d):", rubric)) == question["points"]
     assert points == {True: BY_READER, False: BY_MACHINE}
-    assert f"{BY_MACHINE} points given by machine, {BY_READER} by a reader" in text
+    assert f"{BY_MACHINE} points awarded by machine, {BY_READER} by a reader" in text
 
 
 def test_assignments_with_their_solutions_are_no_pages_of_the_book():
