@@ -2,7 +2,7 @@
 
 Every check prints a hint that starts with "Not yet", or a line that starts with "Well done", and
 returns whether the answer is right.  An answer that raises is not yet right: the check says how it
-failed, and never raises itself.  `part1`, `part2` and `part3` hold those of the book's parts.
+failed, and never raises itself.  `part1` to `part4` hold those of the book's parts.
 """
 
 from __future__ import annotations
