@@ -205,9 +205,9 @@ def page(some: list[Case], found: dict[str, Any]) -> Any:
     """Return the one-page report as a figure."""
     import textwrap
 
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    fig = plt.figure(figsize=(8.3, 11.7))
+    fig = Figure(figsize=(8.3, 11.7))  # not pyplot's: a notebook would show it
     fig.text(0.08, 0.95, f"{len(some)} streams", fontsize=16)
     text = "\n\n".join(textwrap.fill(s, 92) for s in sentences(found))
     fig.text(0.08, 0.93, text, fontsize=10, va="top")

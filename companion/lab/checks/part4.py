@@ -55,11 +55,12 @@ def check_gradients(gradients: Callable[..., Any]) -> str | None:
 @judge
 def check_verdict(verdict: Callable[..., Any]) -> str | None:
     """Check the verdict on paired differences, a rate each."""
-    above, around, below = (
+    gaps: tuple[dict[str, Any], ...] = (
         {"value": 2.0, "interval": (1.0, 3.0)},
         {"value": 0.5, "interval": (-0.5, 1.5)},
         {"value": -2.0, "interval": (-3.0, -1.0)},
     )
+    above, around, below = gaps
     cases = (
         ([above] * 5, "held"),
         ([above] * 4, "held"),
@@ -69,8 +70,8 @@ def check_verdict(verdict: Callable[..., Any]) -> str | None:
         ([around] * 4, "did not hold here"),
         ([below] * 4, "did not hold here"),
     )
-    for gaps, wanted in cases:
-        if (found := verdict([dict(g) for g in gaps])) != wanted:
-            lows = [g["interval"][0] for g in gaps]
+    for given, wanted in cases:
+        if (found := verdict([dict(g) for g in given])) != wanted:
+            lows = [g["interval"][0] for g in given]
             return f"with lower ends {lows} it should be {wanted!r}, not {found!r}."
     return None
