@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from companion.errors import CompanionError
+from companion.lab.runs import in_lines
 from companion.lab.work import (
     Item,
     mark,
@@ -150,3 +152,20 @@ def test_processes_share_the_work_and_a_failure_is_told() -> None:
         spread(bad, 2)
     with pytest.raises(CompanionError, match="count from 0"):
         part_of(items(), (2, 2))
+
+
+def test_a_result_has_a_line_for_each_entry_and_row() -> None:
+    result = {"date": "β", "nothing": [], "weights": {"a": "1"}, "rows": [{"x": [1, 2]}, {"x": []}]}
+    text = in_lines(result)
+    assert json.loads(text) == result
+    assert [line.strip(" ,") for line in text.splitlines()] == [
+        "{",
+        '"date": "β"',
+        '"nothing": []',
+        '"weights": {"a": "1"}',
+        '"rows": [',
+        '{"x": [1, 2]}',
+        '{"x": []}',
+        "]",
+        "}",
+    ]

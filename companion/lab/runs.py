@@ -157,8 +157,22 @@ def write_result(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    partial.write_text(in_lines(result))
     os.replace(partial, path)
+
+
+def in_lines(result: dict[str, Any]) -> str:
+    """Return JSON with a line for each entry and each row of a table: small, and its changes readable."""
+
+    def text(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    def entry(value: Any) -> str:
+        if not isinstance(value, list) or not value:
+            return text(value)
+        return "[\n  " + ",\n  ".join(map(text, value)) + "\n ]"
+
+    return "{\n" + ",\n".join(f" {text(k)}: {entry(v)}" for k, v in result.items()) + "\n}\n"
 
 
 def cosine(step: int, steps: int, peak: float, warmup: int = 100, floor: float = 0.02) -> float:
