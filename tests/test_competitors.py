@@ -208,7 +208,7 @@ def small(
     monkeypatch.setattr(adversarial, "NAMER_STEPS", 2)
     monkeypatch.setattr(conditional, "unet", tiny)
     monkeypatch.setattr(diffusing, "SHIPPED", "no prior")
-    monkeypatch.setattr(diffusing, "QUICK", 2)
+    monkeypatch.setattr(diffusing, "STEPS", 2)
     for kind in (Adversarial, Diffusing, EndToEnd):
         monkeypatch.setattr(kind, "shapes", ((2, 64),))
     held_out = crops("val", 16, size=64, seed=0)

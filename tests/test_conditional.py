@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from companion import zoo
 from companion.cell import to_8bit
 from companion.codecs import learned
 from companion.errors import WeightsError
@@ -73,7 +74,7 @@ def test_training_lowers_its_loss_and_measuring_does_not_stop_it(
     small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(diffusing, "PEAK", 3e-3)
-    monkeypatch.setattr(diffusing, "QUICK", 2)
+    monkeypatch.setattr(diffusing, "STEPS", 2)
     student = Diffusing(seed=0)
     student.begin()
     batch, accelerator = Batches("val", 0, ((4, 64),)).draw(), accelerated()
@@ -139,3 +140,7 @@ def test_told_is_a_network_like_any(small, given: tuple[Tensor, Tensor, Tensor])
     assert drawn.max() <= 1
     assert (drawn[1:] - alone).abs().max() < 0.05  # a picture does not depend on its batch
     assert Told(net, *given).config.sample_size == 64
+
+
+def test_the_card_was_measured_by_the_draws_that_a_training_would_measure_by_now() -> None:
+    assert zoo.card("decoder-diffusion")["measured_draws"] == Diffusing(0).facts()["measured_draws"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -36,6 +37,7 @@ def report(root: Path, pictures_in: str, *more: str) -> dict:
     arguments = ["--streams", str(root / "streams"), "--pictures", str(root / pictures_in)]
     assert main(["evaluate", *arguments, *more, "--out", str(out)]) == 0
     assert (out / "report.png").stat().st_size > 10_000
+    assert not plt.get_fignums()  # what stays open a notebook shows
     return json.loads((out / "report.json").read_text())
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from companion import zoo
 from companion.errors import WeightsError
-from companion.lab.conditional import END, START, STEPS, ConditionalUNet, Told, draw_given
+from companion.lab.conditional import ConditionalUNet, Told, draw_given
 from companion.lab.decoders import Painter
 from companion.lab.train_prior import DECAY, scheduler, v_loss
 from companion.lab.yardstick import HELD_OUT_RATES, Moment, Yardstick
@@ -24,8 +24,10 @@ from companion.priors.diffusion import SHIPPED
 # Pictures of a batch and their side, in turn.
 SHAPES: tuple[tuple[int, int], ...] = ((16, 64), (4, 128))
 PEAK = 3e-4
-QUICK = 8  # steps of the draws that are measured on the way
-MOST_NOISE = 4.0  # twice what draws are tried from: above it there is nothing to be learned
+# The draws that are measured on the way.  Not those of `conditional`, which are searched for when the
+# training is over: its curve, and where it stops, must not depend on what was found afterwards.
+STEPS, START, END = 8, 1.0, 0.1
+MOST_NOISE = 4.0  # no draw is tried from more: above it there is nothing to be learned
 
 
 class Diffusing:
@@ -120,9 +122,8 @@ class Diffusing:
 
         def paint(mse: Tensor, y_hat: Tensor, rate: Tensor, beta: Tensor) -> Tensor:
             given = (t.to(self.alpha_bar.device) for t in (mse, y_hat, rate))
-            return draw_given(
-                made, *given, seeds=list(itertools.islice(seeds, len(mse))), steps=QUICK
-            ).cpu()
+            luck = list(itertools.islice(seeds, len(mse)))
+            return draw_given(made, *given, seeds=luck, steps=STEPS, start=START, end=END).cpu()
 
         return paint
 
@@ -139,9 +140,6 @@ class Diffusing:
         return {
             "begun_from": SHIPPED if self.begun else None,  # with new channels at zero
             "begun_from_steps": self.begun,
-            "steps_of_a_draw": STEPS,
-            "steps_of_a_measured_draw": QUICK,
-            "start": START,
-            "end": END,
+            "measured_draws": {"steps": STEPS, "start": START, "end": END},
             "most_noise": MOST_NOISE,
         }
