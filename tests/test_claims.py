@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from companion.lab.claims import CLAIMS, verdicts
-from companion.lab.findings import HELD, NOT, PARTLY, UNKNOWN
+from companion.lab.findings import COMPETITORS, HELD, NOT, PARTLY, UNKNOWN
+from companion.lab.trials import ZETA
 
 Results = dict[str, Any]
 
@@ -88,17 +89,17 @@ def changes() -> list[Results]:
         rows = [
             {"method": m, "codec": "hyper", "rate": r, "change": {"value": v}, "exact": 1.0}
             for r, mine in enumerate(ours)
-            for m, v in (("ours-fast", mine), ("hific", 40.0), ("jpeg", 99.0))
+            for m, v in (("ours-fast", mine), *((c, 40.0) for c in COMPETITORS), ("jpeg", 99.0))
         ]
         return {"rows": rows}
 
-    return [results(99, 99), results(99, 30), results(30, 30)]
+    return [results(99, 99, 99, 99), results(99, 99, 99, 30), results(30, 30, 30, 30)]
 
 
 def dials() -> list[Results]:
     def results(*points: tuple[float, float]) -> Results:
         told = [{"psnr": {"value": a}, "fid_p": {"value": b}} for a, b in points]
-        return {"dial": [{"method": "ours-fast", "points": told}]}
+        return {"dial": [{"method": "ours-fast", "codec": "hyper", "points": told}]}
 
     return [
         results((28, 40), (27, 30), (26, 20)),
@@ -107,11 +108,15 @@ def dials() -> list[Results]:
     ]
 
 
+def posterior(figure: str, value: float) -> Results:
+    """Return results of our draws on Hyper's bytes, with others of ELIC's before them."""
+    told = {"method": "ours-fast", "projected": {figure: {"value": value}}}
+    other = {"method": "ours-fast", "projected": {figure: {"value": 99.0}}}
+    return {"posterior": [{**other, "codec": "elic"}, {**told, "codec": "hyper"}]}
+
+
 def diversities() -> list[Results]:
-    return [
-        {"posterior": [{"method": "ours-fast", "projected": {"diversity": {"value": v}}}]}
-        for v in (3.0, 0.7, 0.1)
-    ]
+    return [posterior("diversity", v) for v in (3.0, 0.7, 0.1)]
 
 
 def times() -> list[Results]:
@@ -128,7 +133,11 @@ def roundings() -> list[Results]:
     def results(*values: float) -> Results:
         return {
             "ablation_differences": [
-                {"method": f"ablation rounding: {k}", "minus": "", "projected": {"kid_p": gap(v)}}
+                {
+                    "method": f"ablation rounding: {k}",
+                    "minus": f"ablation zeta: {ZETA[50]:g}",
+                    "projected": {"kid_p": gap(v)},
+                }
                 for k, v in zip(("soft", "none"), values, strict=True)
             ]
         }
@@ -137,10 +146,7 @@ def roundings() -> list[Results]:
 
 
 def ratios() -> list[Results]:
-    return [
-        {"posterior": [{"method": "ours-fast", "projected": {"exchangeability": {"value": ratio}}}]}
-        for ratio in (0.95, 0.8, 0.5)
-    ]
+    return [posterior("exchangeability", ratio) for ratio in (0.95, 0.8, 0.5)]
 
 
 def curves() -> list[Results]:
@@ -205,6 +211,24 @@ def test_all_three_outcomes(name: str) -> None:
 
 def test_what_was_not_run_is_not_judged() -> None:
     assert {v["outcome"] for v in verdicts({})} == {UNKNOWN}
+
+
+@pytest.mark.parametrize("name", ["least changed by re-compression", "straight-through rounding"])
+def test_without_one_opponent_nothing_is_judged(name: str) -> None:
+    (results, *_) = MADE_UP[name]()
+    (table,) = results
+    gone = next(r for r in results[table] if r["method"] in ("illm", "ablation rounding: none"))
+    results[table] = [r for r in results[table] if r["method"] != gone["method"]]
+    (verdict,) = (v for v in verdicts(results) if v["claim"] == name)
+    assert verdict["outcome"] == UNKNOWN
+
+
+def test_bytes_must_stay_at_every_generation() -> None:
+    (results, *_) = recompressed()
+    results["generations"][0]["exact"] = [1.0, 0.5, 1.0]
+    results["generations"][0]["symbols_wrong"] = [0.0, 0.1, 0.0]
+    (verdict,) = (v for v in verdicts(results) if v["claim"] == "idempotent")
+    assert verdict["outcome"] == NOT
 
 
 def test_too_few_rates_are_not_enough() -> None:

@@ -31,6 +31,7 @@ from companion.lab.tables import (
     ablation_differences,
     deltas,
     differences,
+    in_cells,
     own_bytes,
     share_interval,
 )
@@ -365,6 +366,10 @@ def test_differences_are_on_the_same_pictures() -> None:
     made[1]["few"] = made[1]["drawn"]
     found = {d["method"]: d["fid_p"]["value"] for d in differences(made)}
     assert found == pytest.approx({"dps-100": -1, "illm": 3})
+    for other, fid in zip(made[1:], (10.5, 9), strict=True):
+        other |= {"projected": {"fid_p": kept(fid)}, "few_pictures": 64}
+    found = {d["method"]: d["fid_p"]["value"] for d in in_cells(made)}
+    assert found == pytest.approx({"dps-100": -1.5, "illm": -1})  # its own 64, and all 128
 
 
 def test_surrogates_are_compared_with_the_usual_one() -> None:

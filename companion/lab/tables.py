@@ -42,6 +42,7 @@ def tables(scale: Scale, rows: Sequence[Row]) -> dict[str, Any]:
         "against_mse": against_mse(of["photos"]),
         "own_bytes": own_bytes(of["photos"]),
         "projection": projection(of["photos"]),
+        "in_cells": in_cells(of["photos"]),
         "above_floor": above_floor(of["photos"]),
         "deltas": deltas(of["photos"]),
         "posterior": posterior,
@@ -192,6 +193,21 @@ def projection(rows: Sequence[Row]) -> list[Row]:
         for row in rows
         if "projected" in row
     ]
+
+
+def in_cells(rows: Sequence[Row]) -> list[Row]:
+    """Return the differences of every other method *brought into its cells* minus ours."""
+    brought = []
+    for row in rows:
+        if row["method"] in (OURS, OURS_SLOWLY):
+            brought.append(row)
+        elif (
+            "projected" in row
+        ):  # of few pictures there is none, unless they are all that there are
+            whole = {k: v for k, v in row.items() if k != "few"} | {"drawn": row["projected"]}
+            slow = row["pictures"] == row.get("few_pictures")
+            brought.append(whole | {"few": row["projected"]} if slow else whole)
+    return [d for d in differences(brought) if d["method"] not in (OURS, OURS_SLOWLY)]
 
 
 def above_floor(rows: Sequence[Row]) -> list[Row]:

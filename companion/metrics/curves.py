@@ -18,7 +18,7 @@ from companion.errors import CompanionError
 
 METHOD = "akima"
 LEAST_POINTS = 4
-ENOUGH = 0.75  # of the longer curve's range must be shared, or a caveat is given
+ENOUGH = 0.75  # of the range of both together must be shared, or a caveat is given
 
 Curve = Sequence[tuple[float, float]]
 
