@@ -142,8 +142,8 @@ CLAIMS = (
     Claim(
         "least changed by re-compression",
         "Compressed and decoded once more, decodes by inversion change less than trained decoders'.",
-        f"Than each of them, at every rate; partly: {PARTLY_SHARE:.0%} of the pairs. (Where the bytes are the "
-        "same it follows.)",
+        f"Than each of them, at every rate; partly: {PARTLY_SHARE:.0%} of the pairs. (Where the bytes are "
+        "the same it follows.)",
         recompression,
         ours=True,
     ),

@@ -277,8 +277,8 @@ def mismatch_falls(results: Results) -> Finding:
     """Test that a decoder that learns the posterior comes to re-compress to its bytes.
 
     Not from the first step, at which its network ignores the bytes, but from the first measurement after; and
-    held only where it ends below the MSE decode, at the same rate.  The curve is of short draws on val.  Beside
-    it, from the first step and as a mean of two rates, what a critic teaches HiFiC's.
+    held only where it ends below the MSE decode, at the same rate.  The curve is of short draws on val.
+    Beside it, from the first step and as a mean of two rates, what a critic teaches HiFiC's.
     """
     from scipy.stats import spearmanr
 
@@ -290,8 +290,8 @@ def mismatch_falls(results: Results) -> Finding:
     correlation = float(spearmanr(*zip(*points, strict=True)).statistic)
     best_guess = ((trained.get("beside") or {}).get("mse_decode") or {}).get("symbols_wrong", 0.0)
     evidence = (
-        f"symbols changed, by short draws: {points[0][1]:.4f} at step {points[0][0]}, {points[-1][1]:.4f} at step "
-        f"{points[-1][0]}; rank correlation {correlation:.2f}; the MSE decode {best_guess:.4f}"
+        f"symbols changed, by short draws: {points[0][1]:.4f} at step {points[0][0]}, "
+        f"{points[-1][1]:.4f} at step {points[-1][0]}; rank correlation {correlation:.2f}; the MSE decode {best_guess:.4f}"
     )
     if other := [c["symbols_wrong"] for c in known.get("decoder-hific", {"curve": []})["curve"]]:
         evidence += (
