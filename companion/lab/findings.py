@@ -291,7 +291,8 @@ def mismatch_falls(results: Results) -> Finding:
     best_guess = ((trained.get("beside") or {}).get("mse_decode") or {}).get("symbols_wrong", 0.0)
     evidence = (
         f"symbols changed, by short draws: {points[0][1]:.4f} at step {points[0][0]}, "
-        f"{points[-1][1]:.4f} at step {points[-1][0]}; rank correlation {correlation:.2f}; the MSE decode {best_guess:.4f}"
+        f"{points[-1][1]:.4f} at step {points[-1][0]}; "
+        f"rank correlation {correlation:.2f}; the MSE decode {best_guess:.4f}"
     )
     if other := [c["symbols_wrong"] for c in known.get("decoder-hific", {"curve": []})["curve"]]:
         evidence += (
