@@ -1,4 +1,4 @@
-"""Checks of the coding exercises of part IV: the competition."""
+"""Checks of the coding exercises of part IV: the competition, the results."""
 
 from __future__ import annotations
 
@@ -49,4 +49,29 @@ def check_gradients(gradients: Callable[..., Any]) -> str | None:
     at_home = gradients(p.clone(), p.log())
     if max(g.abs().max().item() for g in at_home) > 1e-9:
         return "at r = p both should vanish."
+    return None
+
+
+@judge
+def check_verdict(verdict: Callable[..., Any]) -> str | None:
+    """Check the verdict on paired differences, a rate each."""
+    gaps: tuple[dict[str, Any], ...] = (
+        {"value": 2.0, "interval": (1.0, 3.0)},
+        {"value": 0.5, "interval": (-0.5, 1.5)},
+        {"value": -2.0, "interval": (-3.0, -1.0)},
+    )
+    above, around, below = gaps
+    cases = (
+        ([above] * 5, "held"),
+        ([above] * 4, "held"),
+        ([above] * 3, "held partly"),  # too few rates
+        ([above, above, around, around], "held partly"),
+        ([above, around, around, around], "did not hold here"),
+        ([around] * 4, "did not hold here"),
+        ([below] * 4, "did not hold here"),
+    )
+    for given, wanted in cases:
+        if (found := verdict([dict(g) for g in given])) != wanted:
+            lows = [g["interval"][0] for g in given]
+            return f"with lower ends {lows} it should be {wanted!r}, not {found!r}."
     return None
