@@ -200,21 +200,22 @@ def test_a_phone_needs_no_sideways_scrolling(phone):
 # ---- every chapter -------------------------------------------------------------------------
 
 
+# The pictures and tables that a slider shows.
+SHOWN = """e => [...e.closest('.widget-subarea').querySelectorAll('img, table')]
+    .filter(i => i.offsetParent).map(i => i.src || i.innerText)"""
+
+
 @each("desk", CHAPTERS)
-def test_sliders_change_the_picture_without_a_kernel(desk):
+def test_sliders_change_what_is_shown_without_a_kernel(desk):
     handles = desk.page.locator(".widget-subarea .noUi-handle")
     assert handles.count() > 0, "no slider on the page"
-    shown = """handle => {
-        const area = handle.closest('.widget-subarea');
-        return [...area.querySelectorAll('img')].filter(i => i.offsetParent).map(i => i.src);
-    }"""
     for handle in handles.all():
-        before = handle.evaluate(shown)
-        assert before, "a slider without a picture"
+        before = handle.evaluate(SHOWN)
+        assert before, "a slider without a picture or a table"
         handle.focus()
         at_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
         handle.press("ArrowLeft" if at_end else "ArrowRight")
-        assert changes(functools.partial(handle.evaluate, shown), before)
+        assert changes(functools.partial(handle.evaluate, SHOWN), before)
     assert desk.errors == []
 
 
@@ -222,7 +223,6 @@ def test_sliders_change_the_picture_without_a_kernel(desk):
 def test_a_slider_can_be_dragged(desk):
     slider = desk.page.locator(".widget-subarea .noUi-target").first
     slider.scroll_into_view_if_needed()
-    picture = desk.page.locator(".widget-subarea >> nth=0 >> img:visible").first
 
     def drag_to(end: int) -> None:
         handle, box = slider.locator(".noUi-handle").bounding_box(), slider.bounding_box()
@@ -233,9 +233,10 @@ def test_a_slider_can_be_dragged(desk):
         desk.page.mouse.up()
 
     drag_to(0)
-    left = picture.get_attribute("src")
+    left = slider.evaluate(SHOWN)
+    assert left
     drag_to(1)
-    assert changes(lambda: picture.get_attribute("src"), left)
+    assert changes(lambda: slider.evaluate(SHOWN), left)
 
 
 @each("desk", CHAPTERS)
