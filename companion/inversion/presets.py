@@ -5,10 +5,10 @@ stationary Gaussian, strong along edges and absent from a clear sky, and drawing
 none belongs.  What spread means lose in few steps, steps of second order keep.  The start is the noised
 MSE decode, at a level where what the file leaves open is small against the noise.  The prior is doubted
 while there is much noise, and the last level above zero is far from the least (chapter 14).
-`bench inversion` measures each choice, on val.  There more than eight evaluations do not lower FID-P and fewer
-than six lose much; what gains a little is to solve for the cell more exactly, by eight steps of conjugate
-gradients for four.  Of all that was tried, *best* has the least sum of ranks by FID-P, KID-P and sliced
-Wasserstein distance (six evaluations of the same come next), and *fast* is what it gains little over.
+`bench inversion` measures each choice, on val, at one rate.  There more than eight evaluations do not lower
+FID-P and fewer than six lose much; what gains a little is to solve for the cell more exactly, by eight steps
+of conjugate gradients for four.  Of all that was tried, *best* has the least sum of ranks by FID-P, KID-P and
+sliced Wasserstein distance (six evaluations of the same come next), and *fast* is what it gains little over.
 """
 
 from __future__ import annotations
