@@ -201,9 +201,8 @@ def in_cells(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         if row["method"] in (OURS, OURS_SLOWLY):
             brought.append(row)
-        elif (
-            "projected" in row
-        ):  # of few pictures there is none, unless they are all that there are
+        elif "projected" in row:
+            # There is no projection of the few pictures alone, unless they are all that there are.
             whole = {k: v for k, v in row.items() if k != "few"} | {"drawn": row["projected"]}
             slow = row["pictures"] == row.get("few_pictures")
             brought.append(whole | {"few": row["projected"]} if slow else whole)
